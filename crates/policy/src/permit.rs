@@ -42,6 +42,8 @@ pub struct Refusal {
     pub location: Option<Arc<str>>,
     /// Whether a DNS refusal is answered with the block page's address (GW-022).
     pub shows_page: bool,
+    /// Whether the redirect's target is told who asked for what, as a token that only this installation can read (GW-156).
+    pub includes_context: bool,
 }
 
 impl Permit {
