@@ -11,6 +11,13 @@ pub enum Scope {
     Whole,
 }
 
+impl Scope {
+    /// What two entries of one name cover together.
+    pub fn with(self, other: Scope) -> Scope {
+        if self == other { self } else { Scope::Whole }
+    }
+}
+
 /// Entries in the order in which they were added. Entries are unique only when their list was.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Entries {

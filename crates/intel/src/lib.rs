@@ -4,9 +4,11 @@
 //! never decides: a listing is a fact that the policy may match. Categories follow features.md 1.3.6 (CT-01 to CT-06),
 //! applications ON-09.
 #![forbid(unsafe_code)]
+#![cfg_attr(test, allow(clippy::expect_used, reason = "a test that cannot begin has failed"))]
 
 pub mod catalogue;
 pub mod category;
+mod compile;
 pub mod domain;
 pub mod entries;
 pub mod error;
@@ -19,11 +21,12 @@ mod table;
 
 pub use catalogue::{Application, ApplicationMatch, Catalogue, Relation};
 pub use category::{Category, CategoryKind, category_named};
+pub use compile::{Builder, LISTS_MAX};
 pub use domain::{public_suffix, registered_domain};
 pub use entries::{Entries, Scope};
 pub use error::Error;
 pub use feed::{FEEDS, Feed};
-pub use snapshot::{Builder, Kind, Knowledge, NameKnowledge, NamedList, Snapshot};
+pub use snapshot::{Applications, Kind, Knowledge, NameKnowledge, NamedList, Snapshot};
 
 /// What is known about an address: the lists that hold it. Applications are matched by name only.
 pub type AddressKnowledge<'a> = Knowledge<'a>;

@@ -164,7 +164,7 @@ fn guess(text: &[u8], limits: Limits) -> Format {
         }
         let mut words = line.split_ascii_whitespace();
         let is_hosts = words.next().is_some_and(|word| word.parse::<IpAddr>().is_ok())
-            && words.next().is_some_and(|word| !word.starts_with('#'));
+            && words.next().is_some_and(|word| is_name(&word.to_ascii_lowercase()));
         return if is_hosts { Format::Hosts } else { Format::Plain };
     }
     Format::Plain
@@ -371,12 +371,12 @@ impl Reader {
 }
 
 fn before_comment(line: &str) -> &str {
-    // A `#` inside a URL is a fragment; a comment begins a line or follows a space.
+    // A `#` inside a URL is a fragment; a comment begins a line or follows a space. Address lists use `;` (Spamhaus).
     let line = line.trim_start();
     if line.starts_with('#') {
         return "";
     }
-    line.match_indices('#').find(|(at, _)| line[..*at].ends_with([' ', '\t'])).map_or(line, |(at, _)| &line[..at])
+    line.match_indices(['#', ';']).find(|(at, _)| line[..*at].ends_with([' ', '\t'])).map_or(line, |(at, _)| &line[..at])
 }
 
 fn is_own_name(name: &str) -> bool {
