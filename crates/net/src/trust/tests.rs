@@ -1,0 +1,46 @@
+#![allow(clippy::unwrap_used, clippy::panic)]
+
+use super::*;
+
+#[test]
+fn every_problem_has_its_own_spelling() {
+    let spellings: HashSet<&str> = CertificateProblem::ALL.iter().map(|problem| problem.as_str()).collect();
+    assert_eq!(spellings.len(), CertificateProblem::ALL.len());
+    assert!(spellings.iter().all(|text| text.chars().all(|c| c.is_ascii_lowercase() || c == '_')));
+}
+
+#[test]
+fn known_key_digests_are_well_formed_and_distinct() {
+    let digests: HashSet<_> = KNOWN_KEY_AUTHORITIES.iter().map(|(_, digest)| parse_digest(digest).unwrap()).collect();
+    assert_eq!(digests.len(), KNOWN_KEY_AUTHORITIES.len());
+}
+
+#[test]
+fn the_built_in_roots_load_and_hold_no_known_key() {
+    let now = SystemTime::now();
+    let settings = TrustSettings { roots: mozilla_roots(), ..TrustSettings::default() };
+    let trust = Trust::new(settings, now).unwrap();
+    assert!(trust.built.load().valid_until > unix_seconds(now));
+    for root in mozilla_roots() {
+        let (_, parsed) = x509_parser::parse_x509_certificate(&root).unwrap();
+        assert_eq!(trust.distrusted.problem_of_key(parsed.public_key().raw), None);
+    }
+}
+
+#[test]
+fn roots_are_dropped_when_they_end_and_taken_when_they_begin() {
+    let soon = crate::testing::TestAuthority::from_params(crate::testing::authority_params("Soon", 5, 10));
+    let settings = TrustSettings { roots: vec![soon.der.clone()], ..TrustSettings::default() };
+    let trust = Trust::new(settings, SystemTime::now()).unwrap();
+    let believed = |days: i64| {
+        let built = trust.built(crate::testing::days_from_now(days)).unwrap();
+        built.verifier(0).unwrap().has_roots()
+    };
+    assert_eq!([believed(0), believed(6), believed(11)], [false, true, false]);
+}
+
+#[test]
+fn rubbish_roots_are_refused_at_the_start() {
+    let settings = TrustSettings { roots: vec![CertificateDer::from(vec![1, 2, 3])], ..TrustSettings::default() };
+    assert!(matches!(Trust::new(settings, SystemTime::now()), Err(Error::TrustSettings { .. })));
+}
