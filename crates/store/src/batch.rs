@@ -1,0 +1,382 @@
+//! Events as columns and back. A batch in the log or in memory holds only the columns that some event fills; a sealed
+//! file holds them all. Which field a shared column stands for follows from the gate of each event.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use arrow::array::{
+    Array, ArrayRef, BooleanArray, Int32Array, Int64Array, Int64Builder, ListArray, ListBuilder, StringArray, StringBuilder,
+    TimestampMicrosecondArray,
+};
+use arrow::datatypes::{Field as ArrowField, Schema};
+use arrow::record_batch::RecordBatch;
+use model::{Class, Event, EventId, Facts, FieldId, Gate, Station, Timestamp, Type, Value};
+
+use crate::config::Redaction;
+use crate::schema::{self, Column};
+use crate::{Error, Result};
+
+/// Events as a batch of the columns that they fill, with consecutive ids from `first`.
+pub(crate) fn encode(events: &[Event], first: i64, redaction: &Redaction) -> Result<RecordBatch> {
+    let times = TimestampMicrosecondArray::from_iter_values(events.iter().map(|event| event.time.0)).with_timezone("UTC");
+    let ids = Int64Array::from_iter_values((first..).take(events.len()));
+    let classes = Int32Array::from_iter_values(events.iter().map(|event| class_uid(event.class)));
+    let mut fields = schema::arrow_schema().fields().iter().take(3).cloned().collect::<Vec<_>>();
+    let mut arrays: Vec<ArrayRef> = vec![Arc::new(times), Arc::new(ids), Arc::new(classes)];
+    for column in schema::columns() {
+        if redaction.columns.iter().any(|name| name == column.name) {
+            continue;
+        }
+        let values = values(events, column);
+        if values.iter().any(Option::is_some) {
+            fields.push(Arc::new(ArrowField::new(column.name, schema::data_type(column.ty), true)));
+            arrays.push(build(column.ty, &values, cuts_query(column, redaction)));
+        } else if column.name == FieldId::GateName.row().column {
+            fields.push(Arc::new(ArrowField::new(column.name, schema::data_type(column.ty), true)));
+            arrays.push(Arc::new(StringArray::from_iter_values(events.iter().map(|event| event.facts.gate().as_str()))));
+        }
+    }
+    RecordBatch::try_new(Arc::new(Schema::new(fields)), arrays).map_err(Error::arrow("form a batch of events"))
+}
+
+fn class_uid(class: Class) -> i32 {
+    i32::try_from(class.uid()).unwrap_or_default()
+}
+
+fn values<'e>(events: &'e [Event], column: &Column) -> Vec<Option<&'e Value>> {
+    let value = |facts: &'e Facts| match column.fields.as_slice() {
+        [only] => facts.get(*only),
+        _ => column
+            .field(facts.gate())
+            .and_then(|field| facts.get(field))
+            .or_else(|| column.fields.iter().find_map(|field| facts.get(*field))),
+    };
+    events.iter().map(|event| value(&event.facts)).collect()
+}
+
+fn cuts_query(column: &Column, redaction: &Redaction) -> bool {
+    redaction.url_query && matches!(column.name, "url" | "referrer" | "redirect_target")
+}
+
+/// A URL without its query and fragment.
+pub(crate) fn without_query(url: &str) -> &str {
+    url.split(['?', '#']).next().unwrap_or_default()
+}
+
+fn build(ty: Type, values: &[Option<&Value>], cut_query: bool) -> ArrayRef {
+    match ty {
+        Type::Bool => Arc::new(BooleanArray::from_iter(values.iter().map(|value| match value {
+            Some(Value::Bool(flag)) => Some(*flag),
+            _ => None,
+        }))),
+        Type::Int => Arc::new(Int64Array::from_iter(values.iter().map(|value| value.and_then(Value::as_int)))),
+        Type::Time => Arc::new(
+            TimestampMicrosecondArray::from_iter(values.iter().map(|value| value.and_then(Value::as_int))).with_timezone("UTC"),
+        ),
+        Type::Ip | Type::Text | Type::TextMap => Arc::new(texts(values, cut_query)),
+        Type::Ints => Arc::new(int_lists(values)),
+        Type::Ips | Type::Texts => Arc::new(text_lists(values)),
+    }
+}
+
+fn texts(values: &[Option<&Value>], cut_query: bool) -> StringArray {
+    use std::fmt::Write;
+    let mut builder = StringBuilder::with_capacity(values.len(), values.len() * 16);
+    for value in values {
+        match value {
+            None => builder.append_null(),
+            Some(Value::Text(text)) if cut_query => builder.append_value(without_query(text)),
+            Some(Value::Text(text)) => builder.append_value(text),
+            Some(other) => {
+                // A builder of text takes any text, so this write cannot fail.
+                let _ = write!(builder, "{other}");
+                builder.append_value("");
+            }
+        }
+    }
+    builder.finish()
+}
+
+fn int_lists(values: &[Option<&Value>]) -> ListArray {
+    let mut builder = ListBuilder::new(Int64Builder::new()).with_field(schema::list_of(arrow::datatypes::DataType::Int64));
+    for value in values {
+        match value {
+            Some(Value::Ints(ints)) => {
+                builder.values().append_slice(ints);
+                builder.append(true);
+            }
+            _ => builder.append(false),
+        }
+    }
+    builder.finish()
+}
+
+fn text_lists(values: &[Option<&Value>]) -> ListArray {
+    let mut builder = ListBuilder::new(StringBuilder::new()).with_field(schema::list_of(arrow::datatypes::DataType::Utf8));
+    for value in values {
+        match value {
+            Some(Value::Texts(texts)) => texts.iter().for_each(|text| builder.values().append_value(text)),
+            Some(Value::Ips(ips)) => ips.iter().for_each(|ip| builder.values().append_value(ip.to_string())),
+            Some(Value::Parents(name)) => model::name::parents(name).for_each(|name| builder.values().append_value(name)),
+            _ => {}
+        }
+        builder.append(matches!(value, Some(Value::Texts(_) | Value::Ips(_) | Value::Parents(_))));
+    }
+    builder.finish()
+}
+
+/// The cells of one column, in the type that the schema gives it.
+pub(crate) enum Cells<'a> {
+    Bool(&'a BooleanArray),
+    Int(&'a Int64Array),
+    Time(&'a TimestampMicrosecondArray),
+    Ip(&'a StringArray),
+    Text(&'a StringArray),
+    Ints(&'a ListArray),
+    Ips(&'a ListArray),
+    Texts(&'a ListArray),
+}
+
+impl<'a> Cells<'a> {
+    fn of(ty: Type, array: &'a ArrayRef) -> Option<Cells<'a>> {
+        let any = array.as_any();
+        Some(match ty {
+            Type::Bool => Cells::Bool(any.downcast_ref()?),
+            Type::Int => Cells::Int(any.downcast_ref()?),
+            Type::Time => Cells::Time(any.downcast_ref()?),
+            Type::Ip => Cells::Ip(any.downcast_ref()?),
+            Type::Text | Type::TextMap => Cells::Text(any.downcast_ref()?),
+            Type::Ints => Cells::Ints(any.downcast_ref()?),
+            Type::Ips => Cells::Ips(any.downcast_ref()?),
+            Type::Texts => Cells::Texts(any.downcast_ref()?),
+        })
+    }
+
+    fn value(&self, row: usize, texts: &mut Texts) -> Option<Value> {
+        match self {
+            Cells::Bool(array) => array.is_valid(row).then(|| Value::Bool(array.value(row))),
+            Cells::Int(array) => array.is_valid(row).then(|| Value::Int(array.value(row))),
+            Cells::Time(array) => array.is_valid(row).then(|| Value::Int(array.value(row))),
+            Cells::Ip(array) => array.is_valid(row).then(|| array.value(row).parse().ok().map(Value::Ip)).flatten(),
+            Cells::Text(array) => array.is_valid(row).then(|| Value::Text(texts.shared(array.value(row)))),
+            Cells::Ints(array) => {
+                let inner = array.is_valid(row).then(|| array.value(row))?;
+                let ints = inner.as_any().downcast_ref::<Int64Array>()?;
+                Some(Value::ints(ints.iter().flatten()))
+            }
+            Cells::Ips(array) => {
+                let inner = array.is_valid(row).then(|| array.value(row))?;
+                let ips = inner.as_any().downcast_ref::<StringArray>()?;
+                Some(Value::ips(ips.iter().flatten().filter_map(|ip| ip.parse().ok())))
+            }
+            Cells::Texts(array) => {
+                let inner = array.is_valid(row).then(|| array.value(row))?;
+                let list = inner.as_any().downcast_ref::<StringArray>()?;
+                Some(Value::texts(list.iter().flatten()))
+            }
+        }
+    }
+
+    pub(crate) fn text(&self, row: usize) -> Option<&'a str> {
+        match self {
+            Cells::Text(array) | Cells::Ip(array) => array.is_valid(row).then(|| array.value(row)),
+            _ => None,
+        }
+    }
+}
+
+/// Short texts that repeat from row to row, allocated once.
+#[derive(Default)]
+struct Texts(HashMap<Box<str>, Arc<str>>);
+
+/// Texts remembered for sharing; names of rules, users and words such as `allowed` are far fewer.
+const SHARED_TEXTS_MAX: usize = 4_096;
+
+impl Texts {
+    fn shared(&mut self, text: &str) -> Arc<str> {
+        if let Some(known) = self.0.get(text) {
+            return Arc::clone(known);
+        }
+        let text: Arc<str> = Arc::from(text);
+        if self.0.len() < SHARED_TEXTS_MAX {
+            self.0.insert(Box::from(&*text), Arc::clone(&text));
+        }
+        text
+    }
+}
+
+/// A batch read row by row. Columns that this version does not know are passed over.
+pub(crate) struct Rows<'a> {
+    pub times: &'a TimestampMicrosecondArray,
+    pub ids: &'a Int64Array,
+    pub classes: &'a Int32Array,
+    columns: Vec<(&'static Column, Cells<'a>)>,
+    gate: Option<usize>,
+    texts: Texts,
+}
+
+impl<'a> Rows<'a> {
+    pub fn new(batch: &'a RecordBatch) -> Result<Rows<'a>> {
+        let mut columns = Vec::new();
+        for (field, array) in batch.schema_ref().fields().iter().zip(batch.columns()) {
+            if let Some((_, column)) = schema::column(field.name()) {
+                columns.push((column, Cells::of(column.ty, array).ok_or(Error::Column(column.name))?));
+            }
+        }
+        let gate = columns.iter().position(|(column, _)| column.fields.contains(&FieldId::GateName));
+        Ok(Rows {
+            times: typed(batch, schema::TIME)?,
+            ids: typed(batch, schema::EVENT_ID)?,
+            classes: typed(batch, schema::CLASS_UID)?,
+            columns,
+            gate,
+            texts: Texts::default(),
+        })
+    }
+
+    pub fn cells(&self, name: &str) -> Option<&Cells<'a>> {
+        self.columns.iter().find(|(column, _)| column.name == name).map(|(_, cells)| cells)
+    }
+
+    pub fn class(&self, row: usize) -> Class {
+        // Only classes of the model are written; another number comes from a later version.
+        Class::from_uid(i64::from(self.classes.value(row))).unwrap_or(Class::ApiActivity)
+    }
+
+    pub fn gate(&self, row: usize) -> Gate {
+        let written = self.gate.and_then(|place| self.columns.get(place)).and_then(|(_, cells)| cells.text(row));
+        let named = written.and_then(|name| Gate::ALL.iter().copied().find(|gate| gate.as_str() == name));
+        named.unwrap_or_else(|| gate_of(self.class(row)))
+    }
+
+    pub fn event(&mut self, row: usize) -> Event {
+        let (gate, time) = (self.gate(row), self.times.value(row));
+        let mut facts = Facts::new(gate);
+        for (column, cells) in &self.columns {
+            if let (Some(value), Some(field)) = (cells.value(row, &mut self.texts), column.field(gate)) {
+                facts.set(field, value);
+            }
+        }
+        facts.set(FieldId::Time, Value::Int(time));
+        derive(&mut facts);
+        facts.reach(Station::Record);
+        Event { id: EventId(self.ids.value(row)), time: Timestamp(time), class: self.class(row), facts }
+    }
+}
+
+fn gate_of(class: Class) -> Gate {
+    match class {
+        Class::DnsActivity => Gate::Dns,
+        Class::HttpActivity => Gate::Web,
+        Class::NetworkActivity => Gate::L4,
+        Class::EmailActivity => Gate::Mail,
+        Class::DetectionFinding | Class::ApiActivity => Gate::Api,
+    }
+}
+
+/// Facts that have no column because another fact holds them.
+fn derive(facts: &mut Facts) {
+    let parents = [
+        (FieldId::DnsFqdn, FieldId::DnsDomains),
+        (FieldId::HttpHost, FieldId::HttpDomains),
+        (FieldId::SniHost, FieldId::SniDomains),
+    ];
+    for (host, domains) in parents {
+        if let Some(Value::Text(name)) = facts.get(host) {
+            let name = Arc::clone(name);
+            facts.set(domains, Value::Parents(name));
+        }
+    }
+    if let Some(Value::Text(verdict)) = facts.get(FieldId::ScanVerdict) {
+        let malicious = &**verdict == "malicious";
+        facts.set(FieldId::IsMalicious, Value::Bool(malicious));
+    }
+    if let Some(Value::Text(url)) = facts.get(FieldId::HttpUrl) {
+        let url = Arc::clone(url);
+        derive_from_url(facts, &url);
+    }
+}
+
+fn derive_from_url(facts: &mut Facts, url: &str) {
+    let rest = url.split_once("://").map_or(url, |(_, rest)| rest);
+    let path_and_query = rest.find('/').and_then(|slash| rest.get(slash..)).unwrap_or("/");
+    let path_and_query = path_and_query.split('#').next().unwrap_or_default();
+    let (path, query) = path_and_query.split_once('?').unwrap_or((path_and_query, ""));
+    facts.set(FieldId::HttpPath, Value::text(path));
+    facts.set(FieldId::HttpPathAndQuery, Value::text(path_and_query));
+    facts.set(FieldId::HttpQuery, Value::text(query));
+}
+
+/// A fixed column in its type.
+pub(crate) fn typed<'a, A: 'static>(batch: &'a RecordBatch, name: &'static str) -> Result<&'a A> {
+    batch.column_by_name(name).and_then(|array| array.as_any().downcast_ref()).ok_or(Error::Column(name))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn event(gate: Gate, facts: &[(FieldId, Value)]) -> Event {
+        let mut all = Facts::new(gate);
+        for (field, value) in facts {
+            assert!(all.set(*field, value.clone()));
+        }
+        Event { id: EventId(0), time: Timestamp(1_700_000_000_000_000), class: Class::of(gate), facts: all }
+    }
+
+    #[test]
+    fn a_shared_column_comes_back_as_the_field_of_its_gate() {
+        let host = |name: &str| Value::text(name);
+        let events = [
+            event(Gate::Dns, &[(FieldId::DnsFqdn, host("a.example"))]),
+            event(Gate::Web, &[(FieldId::HttpHost, host("b.example")), (FieldId::HttpUrl, host("https://b.example/x?y=1#z"))]),
+        ];
+        let batch = encode(&events, 7, &Redaction::default()).unwrap();
+        let mut rows = Rows::new(&batch).unwrap();
+        let (dns, web) = (rows.event(0), rows.event(1));
+        assert_eq!(dns.facts.get(FieldId::DnsFqdn), Some(&host("a.example")));
+        assert_eq!(dns.facts.get(FieldId::HttpHost), None);
+        assert_eq!(dns.facts.get(FieldId::DnsDomains), Some(&Value::Parents("a.example".into())));
+        assert_eq!(web.facts.get(FieldId::HttpHost), Some(&host("b.example")));
+        assert_eq!(web.facts.get(FieldId::HttpPath), Some(&host("/x")));
+        assert_eq!(web.facts.get(FieldId::HttpQuery), Some(&host("y=1")));
+        assert_eq!((dns.id, web.id), (EventId(7), EventId(8)));
+    }
+
+    #[test]
+    fn a_value_of_every_type_comes_back_as_it_was() {
+        let mut facts = Vec::new();
+        for column in schema::columns() {
+            let Some(field) = column.fields.iter().copied().find(|field| field.row().station(Gate::Web).is_some()) else {
+                continue;
+            };
+            let value = match column.ty {
+                Type::Bool => Value::Bool(true),
+                Type::Int | Type::Time => Value::Int(-5),
+                Type::Ip => Value::Ip("2001:db8::1".parse().unwrap()),
+                Type::Text if field == FieldId::GateName => Value::text("web"),
+                Type::Text => Value::text("ein Wort"),
+                Type::Ints => Value::ints([1, -2]),
+                Type::Ips => Value::ips(["192.0.2.1".parse().unwrap()]),
+                Type::Texts => Value::texts(["a", "", "c"]),
+                Type::TextMap => continue,
+            };
+            facts.push((field, value));
+        }
+        let batch = encode(&[event(Gate::Web, &facts)], 1, &Redaction::default()).unwrap();
+        let back = Rows::new(&batch).unwrap().event(0);
+        for (field, value) in facts {
+            assert_eq!(back.facts.get(field), Some(&value), "{}", field.row().name);
+        }
+    }
+
+    #[test]
+    fn redaction_cuts_queries_and_drops_columns() {
+        let facts = [(FieldId::HttpUrl, Value::text("https://a/b?token=1")), (FieldId::HttpUserAgent, Value::text("curl"))];
+        let redaction = Redaction { url_query: true, columns: vec!["user_agent".into()] };
+        let batch = encode(&[event(Gate::Web, &facts)], 1, &redaction).unwrap();
+        let back = Rows::new(&batch).unwrap().event(0);
+        assert_eq!(back.facts.get(FieldId::HttpUrl), Some(&Value::text("https://a/b")));
+        assert_eq!(back.facts.get(FieldId::HttpUserAgent), None);
+    }
+}

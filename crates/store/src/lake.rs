@@ -1,0 +1,232 @@
+//! Sealed Parquet files: their paths, how they are written, and their opened footers and filters. Settings are the
+//! measured ones of the evaluation (section 1, "File layout and settings").
+
+use std::collections::{HashMap, HashSet};
+use std::fs::File;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use arrow::datatypes::SchemaRef;
+use arrow::record_batch::RecordBatch;
+use parquet::arrow::ArrowWriter;
+use parquet::arrow::arrow_reader::{ArrowReaderMetadata, ArrowReaderOptions};
+use parquet::basic::{Compression, Encoding, ZstdLevel};
+use parquet::file::metadata::{KeyValue, PageIndexPolicy};
+use parquet::file::properties::{EnabledStatistics, WriterProperties, WriterPropertiesBuilder, WriterVersion};
+use parquet::schema::types::ColumnPath;
+
+use crate::day::Day;
+use crate::filter::{self, Filter};
+use crate::manifest::{FileKind, Manifest, SealedFile};
+use crate::{Error, Result, disk, schema, sighting};
+
+/// Larger groups made an engine that does not read page indexes 20 to 60 times slower.
+pub(crate) const ROW_GROUP_ROWS: usize = 131_072;
+
+const EVENT_PAGE_ROWS: usize = 8_192;
+const SIGHTING_PAGE_ROWS: usize = 4_096;
+
+/// One wrong row group in a hundred look-ups.
+const BLOOM_FALSE_SHARE: f64 = 0.01;
+
+/// Opened footers. A day has a few files after merging, so this is most of a year.
+const FOOTERS_MAX: usize = 2_048;
+
+/// The sealed files of one directory, with what has been read of them.
+pub(crate) struct Lake {
+    pub root: PathBuf,
+    footers: Mutex<HashMap<String, ArrowReaderMetadata>>,
+    filters: Mutex<HashMap<String, Option<Arc<Filter>>>>,
+}
+
+impl Lake {
+    pub fn new(root: PathBuf) -> Lake {
+        Lake { root, footers: Mutex::default(), filters: Mutex::default() }
+    }
+
+    /// A file and its footer with page indexes.
+    pub fn open(&self, file: &SealedFile) -> Result<(File, ArrowReaderMetadata)> {
+        let path = self.root.join(&file.path);
+        let opened = File::open(&path).map_err(Error::io("open", &path))?;
+        if let Some(footer) = locked(&self.footers).get(&file.path) {
+            return Ok((opened, footer.clone()));
+        }
+        let options = ArrowReaderOptions::new().with_page_index_policy(PageIndexPolicy::Optional);
+        let footer = ArrowReaderMetadata::load(&opened, options).map_err(Error::parquet("read the footer of", &path))?;
+        let mut footers = locked(&self.footers);
+        if footers.len() < FOOTERS_MAX {
+            footers.insert(file.path.clone(), footer.clone());
+        }
+        Ok((opened, footer))
+    }
+
+    /// The filter of a file of sightings; none where every key may be in it.
+    pub fn filter(&self, file: &SealedFile) -> Option<Arc<Filter>> {
+        if let Some(known) = locked(&self.filters).get(&file.path) {
+            return known.clone();
+        }
+        let read = filter::path_beside(&self.root.join(&file.path)).and_then(|path| filter::read(&path)).map(Arc::new);
+        locked(&self.filters).insert(file.path.clone(), read.clone());
+        read
+    }
+
+    /// Lets go of files that exist no more.
+    pub fn forget_all_but(&self, manifest: &Manifest) {
+        let kept: HashSet<&str> = manifest.files.iter().map(|file| file.path.as_str()).collect();
+        locked(&self.footers).retain(|path, _| kept.contains(path.as_str()));
+        locked(&self.filters).retain(|path, _| kept.contains(path.as_str()));
+    }
+
+    /// Bytes of filters in memory.
+    pub fn filter_bytes(&self) -> usize {
+        locked(&self.filters).values().flatten().map(|filter| filter.bytes()).sum()
+    }
+
+    /// Removes files and their filters. They may be gone already.
+    pub fn remove(&self, path: &str) -> Result<()> {
+        let path = self.root.join(path);
+        if let Some(filter) = filter::path_beside(&path) {
+            disk::remove_file(&filter)?;
+        }
+        disk::remove_file(&path)?;
+        // The last file of a day leaves an empty directory behind; one that is not empty stays.
+        if let Some(directory) = path.parent() {
+            let _ = std::fs::remove_dir(directory);
+        }
+        Ok(())
+    }
+}
+
+fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    // These maps are caches; whatever is in them is true.
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// A sealed file while it is written: under a draft name until its bytes are durable.
+pub(crate) struct FileWriter {
+    writer: ArrowWriter<File>,
+    root: PathBuf,
+    path: String,
+    sealed: SealedFile,
+}
+
+impl FileWriter {
+    pub fn events(root: &Path, class_uid: i64, day: Day, ids: (i64, i64)) -> Result<FileWriter> {
+        let path = format!("events/class={class_uid}/dt={day}/{}-{}.parquet", ids.0, ids.1);
+        let kind = FileKind::Events;
+        FileWriter::create(root, path, kind, class_uid, day, ids, schema::arrow_schema(), event_properties())
+    }
+
+    pub fn sightings(root: &Path, day: Day, ids: (i64, i64)) -> Result<FileWriter> {
+        let path = format!("sightings/dt={day}/{}-{}.parquet", ids.0, ids.1);
+        let kind = FileKind::Sightings;
+        FileWriter::create(root, path, kind, 0, day, ids, sighting::arrow_schema(), sighting_properties())
+    }
+
+    #[expect(clippy::too_many_arguments, reason = "a private constructor of two public ones that name them all")]
+    fn create(
+        root: &Path,
+        path: String,
+        kind: FileKind,
+        class_uid: i64,
+        day: Day,
+        (first_id, last_id): (i64, i64),
+        schema: SchemaRef,
+        properties: WriterProperties,
+    ) -> Result<FileWriter> {
+        let draft = draft_of(&root.join(&path));
+        if let Some(directory) = draft.parent() {
+            disk::create_directory(directory)?;
+        }
+        let file = disk::create_file(&draft).map_err(Error::io("create", &draft))?;
+        let writer = ArrowWriter::try_new(file, schema, Some(properties)).map_err(Error::parquet("begin", &draft))?;
+        let (min_time, max_time) = (i64::MAX, i64::MIN);
+        let sealed =
+            SealedFile { path: path.clone(), kind, class_uid, day, rows: 0, bytes: 0, first_id, last_id, min_time, max_time };
+        Ok(FileWriter { writer, root: root.to_path_buf(), path, sealed })
+    }
+
+    pub fn write(&mut self, batch: &RecordBatch) -> Result<()> {
+        self.sealed.rows += batch.num_rows() as u64;
+        self.writer.write(batch).map_err(Error::parquet("write", &self.root.join(&self.path)))
+    }
+
+    pub fn span(&mut self, min_time: i64, max_time: i64) {
+        self.sealed.min_time = self.sealed.min_time.min(min_time);
+        self.sealed.max_time = self.sealed.max_time.max(max_time);
+    }
+
+    /// Ends the file and makes its bytes and its name durable.
+    pub fn finish(mut self) -> Result<SealedFile> {
+        let path = self.root.join(&self.path);
+        let draft = draft_of(&path);
+        self.writer.finish().map_err(Error::parquet("end", &draft))?;
+        self.writer.inner().sync_all().map_err(Error::io("sync", &draft))?;
+        std::fs::rename(&draft, &path).map_err(Error::io("name", &path))?;
+        let within = path.ancestors().skip(1).take_while(|directory| directory.starts_with(&self.root));
+        within.into_iter().try_for_each(disk::sync_directory)?;
+        self.sealed.bytes = std::fs::metadata(&path).map_err(Error::io("measure", &path))?.len();
+        Ok(self.sealed)
+    }
+}
+
+fn draft_of(path: &Path) -> PathBuf {
+    path.with_extension("parquet.tmp")
+}
+
+/// Writes the filter of a sealed file of sightings.
+pub(crate) fn write_filter(root: &Path, file: &SealedFile, keys: Vec<u64>) -> Result<()> {
+    let Some(path) = filter::path_beside(&root.join(&file.path)) else { return Ok(()) };
+    if let Some(directory) = path.parent() {
+        disk::create_directory(directory)?;
+    }
+    filter::write(&path, keys)
+}
+
+fn column(name: &str) -> ColumnPath {
+    ColumnPath::from(name)
+}
+
+fn properties(page_rows: usize) -> WriterPropertiesBuilder {
+    let named = |key: &str, value: String| KeyValue { key: key.to_owned(), value: Some(value) };
+    WriterProperties::builder()
+        .set_writer_version(WriterVersion::PARQUET_1_0)
+        .set_max_row_group_row_count(Some(ROW_GROUP_ROWS))
+        .set_data_page_row_count_limit(page_rows)
+        .set_write_batch_size(page_rows.min(1_024))
+        .set_compression(Compression::ZSTD(ZstdLevel::default()))
+        .set_statistics_enabled(EnabledStatistics::Page)
+        .set_created_by("sekisho".to_owned())
+        .set_key_value_metadata(Some(vec![
+            named("sekisho.schema", format!("events.v{}", schema::SCHEMA_VERSION)),
+            named("sekisho.ocsf_version", schema::OCSF_VERSION.to_owned()),
+        ]))
+}
+
+fn event_properties() -> WriterProperties {
+    let mut builder = properties(EVENT_PAGE_ROWS)
+        .set_column_dictionary_enabled(column(schema::TIME), false)
+        .set_column_encoding(column(schema::TIME), Encoding::DELTA_BINARY_PACKED)
+        .set_column_dictionary_enabled(column(schema::EVENT_ID), false)
+        .set_column_encoding(column(schema::EVENT_ID), Encoding::DELTA_BINARY_PACKED)
+        .set_column_dictionary_enabled(column("file_sha256"), false);
+    for name in schema::BLOOM_COLUMNS {
+        builder = builder
+            .set_column_bloom_filter_enabled(column(name), true)
+            .set_column_bloom_filter_fpp(column(name), BLOOM_FALSE_SHARE)
+            .set_column_bloom_filter_max_ndv(column(name), bloom_values_max(name));
+    }
+    builder.build()
+}
+
+/// Distinct values that a bloom filter is laid out for; the writer folds it down to what was there.
+fn bloom_values_max(name: &str) -> u64 {
+    if name == "file_sha256" { 16_384 } else { ROW_GROUP_ROWS as u64 }
+}
+
+fn sighting_properties() -> WriterProperties {
+    properties(SIGHTING_PAGE_ROWS)
+        .set_column_dictionary_enabled(column("value"), false)
+        .set_column_encoding(column("value"), Encoding::DELTA_BYTE_ARRAY)
+        .build()
+}

@@ -1,0 +1,233 @@
+//! The one thread that writes the log: it gathers events into group commits, makes each durable before anyone sees it,
+//! and hands full segments to the sealer. What it cannot keep it counts and says so with a gap event.
+
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender};
+use std::time::{Duration, Instant, SystemTime};
+
+use model::{Class, Disposition, Event, EventId, Facts, FieldId, Gate, Severity, Timestamp, Value};
+
+use crate::config::DiskFull;
+use crate::store::{Job, Shared};
+use crate::tail::TailSegment;
+use crate::wal::{self, OpenSegment, Segment};
+use crate::{Error, Result, batch};
+
+/// How long a writer that holds events waits before it tries a full disk again.
+const HOLD_WAIT: Duration = Duration::from_millis(500);
+
+/// Value of `event.failure` in a gap event.
+const GAP: &str = "gap";
+
+/// What reaches the writer through the queue.
+pub(crate) enum Message {
+    Event(Event),
+    /// Everything before this must be durable and visible; the answer says whether it is.
+    Flush(Sender<Result<()>>),
+    /// As a flush, then the segment goes to the sealer and the answer comes from there.
+    Seal(Sender<Result<()>>),
+    Stop,
+}
+
+pub(crate) struct Writer {
+    pub shared: Arc<Shared>,
+    pub jobs: Sender<Job>,
+    pub open: OpenSegment,
+    pub next_sequence: i64,
+    pub current: Option<Current>,
+    pub pending: Vec<Event>,
+}
+
+/// The segment being written, on disk and in memory.
+pub(crate) struct Current {
+    log: Segment,
+    tail: Arc<TailSegment>,
+    events: usize,
+    since: Instant,
+}
+
+enum Next {
+    Go,
+    Stop,
+}
+
+impl Writer {
+    pub fn run(mut self, messages: &Receiver<Message>) {
+        loop {
+            let next = match messages.recv_timeout(self.patience()) {
+                Ok(message) => self.receive(message, messages),
+                Err(RecvTimeoutError::Timeout) => Next::Go,
+                Err(RecvTimeoutError::Disconnected) => Next::Stop,
+            };
+            // A failure has been counted where it happened; a flush asks for it by name.
+            let _ = self.record_gap();
+            if self.is_due() {
+                self.hand_over(None);
+            }
+            if matches!(next, Next::Stop) {
+                let _ = self.commit();
+                return;
+            }
+        }
+    }
+
+    fn patience(&self) -> Duration {
+        let seal_after = Duration::from_secs(self.shared.config.seal_after_seconds);
+        let left = self.current.as_ref().map_or(seal_after, |current| seal_after.saturating_sub(current.since.elapsed()));
+        // A gap is told within a second even when no event follows it.
+        left.min(Duration::from_secs(1))
+    }
+
+    fn receive(&mut self, message: Message, messages: &Receiver<Message>) -> Next {
+        match message {
+            Message::Event(event) => {
+                self.pending.push(event);
+                self.gather(messages)
+            }
+            other => self.control(other),
+        }
+    }
+
+    /// Waits for company until the commit is full or its first event has waited long enough.
+    fn gather(&mut self, messages: &Receiver<Message>) -> Next {
+        let deadline = Instant::now() + self.shared.config.commit_wait();
+        while self.pending.len() < self.shared.config.commit_events {
+            match messages.recv_timeout(deadline.saturating_duration_since(Instant::now())) {
+                Ok(Message::Event(event)) => self.pending.push(event),
+                Ok(other) => return self.control(other),
+                Err(_) => break,
+            }
+        }
+        let _ = self.commit();
+        Next::Go
+    }
+
+    fn control(&mut self, message: Message) -> Next {
+        match message {
+            Message::Event(event) => self.pending.push(event),
+            Message::Flush(reply) => {
+                let done = self.commit().and_then(|()| self.record_gap());
+                // Whoever asked may have gone.
+                let _ = reply.send(done);
+            }
+            Message::Seal(reply) => {
+                let done = self.commit().and_then(|()| self.record_gap());
+                match done {
+                    Ok(()) => self.hand_over(Some(reply)),
+                    failed => drop(reply.send(failed)),
+                }
+            }
+            Message::Stop => return Next::Stop,
+        }
+        Next::Go
+    }
+
+    /// Makes the pending events durable and visible, or treats them as the declared mode says.
+    fn commit(&mut self) -> Result<()> {
+        if self.pending.is_empty() {
+            return Ok(());
+        }
+        let events = std::mem::take(&mut self.pending);
+        let mut attempt = self.append(&events);
+        let mut has_evicted = false;
+        while let Err(error) = &attempt {
+            self.shared.degrade(format!("events cannot be written: {error}"));
+            match self.shared.config.disk_full {
+                DiskFull::Hold if !self.shared.is_stopping.load(Ordering::Acquire) => std::thread::sleep(HOLD_WAIT),
+                DiskFull::Evict if !has_evicted && self.shared.evict_oldest_day().is_ok_and(|evicted| evicted) => {
+                    has_evicted = true
+                }
+                _ => break,
+            }
+            attempt = self.append(&events);
+        }
+        match attempt {
+            Ok(()) => {
+                self.shared.recover_from_degradation();
+                Ok(())
+            }
+            Err(error) => {
+                self.shared.count_gap(events.len() as u64);
+                Err(Error::NotDurable(error.to_string()))
+            }
+        }
+    }
+
+    fn append(&mut self, events: &[Event]) -> Result<()> {
+        if self.shared.view().unsealed_events() + events.len() as u64 > self.shared.config.unsealed_events_max as u64 {
+            return Err(Error::NotDurable("too many events wait to be sealed".to_owned()));
+        }
+        let first = i64::from(self.shared.config.node) << 48 | self.next_sequence;
+        // Ids of a failed commit are not used again: its bytes may have reached the disk after all.
+        self.next_sequence += events.len() as i64;
+        let batch = batch::encode(events, first, &self.shared.config.redaction)?;
+        let frame = wal::frame(&batch)?;
+        let current = match self.current.take() {
+            Some(current) => current,
+            None => self.begin(first)?,
+        };
+        let current = self.current.insert(current);
+        if let Err(source) = current.log.commit(&frame) {
+            let path = current.tail.path.clone();
+            // After a failed sync nothing is known about this file's pages; the next commit begins a new one.
+            self.hand_over(None);
+            return Err(Error::Io { doing: "append to", path, source });
+        }
+        current.events += events.len();
+        current.tail.push(batch, frame.len() as u64)?;
+        self.shared.note_commit(events.len() as u64);
+        Ok(())
+    }
+
+    fn begin(&mut self, first: i64) -> Result<Current> {
+        let (log, path) = Segment::create(&self.shared.log_directory(), first, &mut self.open)?;
+        let tail = Arc::new(TailSegment::new(path, first));
+        self.shared.add_segment(Arc::clone(&tail));
+        Ok(Current { log, tail, events: 0, since: Instant::now() })
+    }
+
+    fn is_due(&self) -> bool {
+        self.current.as_ref().is_some_and(|current| {
+            current.events >= self.shared.config.seal_events
+                || current.since.elapsed().as_secs() >= self.shared.config.seal_after_seconds
+        })
+    }
+
+    fn hand_over(&mut self, reply: Option<Sender<Result<()>>>) {
+        let segment = self.current.take().map(|current| current.tail);
+        // The sealer ends after the writer; were it gone, the segment would be sealed by the next start.
+        let _ = self.jobs.send(Job { segment, reply });
+    }
+
+    /// Writes an event about what was lost, so that the record says where it has a hole.
+    fn record_gap(&mut self) -> Result<()> {
+        let lost = self.shared.gap_pending.swap(0, Ordering::AcqRel);
+        if lost == 0 {
+            return Ok(());
+        }
+        tracing::warn!(events = lost, "events were lost");
+        let appended = self.append(&[gap_event(lost)]);
+        if appended.is_err() {
+            self.shared.gap_pending.fetch_add(lost, Ordering::AcqRel);
+        }
+        appended
+    }
+}
+
+fn gap_event(lost: u64) -> Event {
+    let mut facts = Facts::new(Gate::Api);
+    let values = [
+        (FieldId::Failure, Value::text(GAP)),
+        (FieldId::SeverityId, Value::Int(Severity::High.id())),
+        (FieldId::DispositionId, Value::Int(Disposition::Error.id())),
+        (FieldId::ActionId, Value::Int(Disposition::Error.action_id())),
+        (FieldId::VerdictOutcome, Value::text(Disposition::Error.as_str())),
+        (FieldId::Findings, Value::texts([format!("store: {lost} events were lost")])),
+        (FieldId::Extra, Value::text(serde_json::json!({ "lost_events": lost }).to_string())),
+    ];
+    for (field, value) in values {
+        facts.set(field, value);
+    }
+    Event { id: EventId(0), time: Timestamp::from(SystemTime::now()), class: Class::DetectionFinding, facts }
+}
