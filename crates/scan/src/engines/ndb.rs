@@ -1,0 +1,367 @@
+//! ClamAV `.ndb` extended signatures, read natively: `NAME:TARGET:OFFSET:HEX`. Wildcards `??`, nibbles, `{n-m}`, `*` and
+//! alternatives of equal length are supported, with offsets absolute, from the end, or anywhere. Signatures that need PE
+//! sections or entry points, and those without two literal bytes in a row, are counted as skipped and left to clamd.
+
+use super::hashes::content_lines;
+use crate::Error;
+use crate::format::detect;
+use aho_corasick::{AhoCorasick, MatchKind};
+use std::collections::HashMap;
+
+/// Literal bytes used to find a candidate; longer anchors cost memory and exclude no more.
+const ANCHOR_BYTES_MAX: usize = 12;
+const ANCHOR_BYTES_MIN: usize = 2;
+/// Positions tried for one signature at one candidate, so that `*` between common bytes stays linear.
+const STEPS_MAX: u32 = 100_000;
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+enum Token {
+    Byte { value: u8, mask: u8 },
+    OneOf { choices: Vec<Vec<u8>>, is_negated: bool },
+}
+
+impl Token {
+    fn bytes(&self) -> usize {
+        match self {
+            Token::Byte { .. } => 1,
+            Token::OneOf { choices, .. } => choices.first().map_or(0, Vec::len),
+        }
+    }
+
+    fn accepts(&self, bytes: &[u8]) -> bool {
+        match self {
+            Token::Byte { value, mask } => bytes.first().is_some_and(|byte| byte & mask == *value),
+            Token::OneOf { choices, is_negated } => choices.iter().any(|choice| choice == bytes) != *is_negated,
+        }
+    }
+}
+
+/// Tokens of fixed length, after a gap of `min..=max` bytes.
+#[derive(Debug, Default)]
+struct Part {
+    gap_min: usize,
+    gap_max: usize,
+    tokens: Vec<Token>,
+}
+
+impl Part {
+    fn bytes(&self) -> usize {
+        self.tokens.iter().map(Token::bytes).sum()
+    }
+
+    fn matches_at(&self, bytes: &[u8], at: usize) -> bool {
+        let mut at = at;
+        self.tokens.iter().all(|token| {
+            let Some(window) = bytes.get(at..at.saturating_add(token.bytes())) else { return false };
+            at += token.bytes();
+            token.accepts(window)
+        })
+    }
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Offset {
+    Anywhere,
+    Absolute { first: usize, last: usize },
+    FromEnd(usize),
+}
+
+impl Offset {
+    fn accepts(self, at: usize, size: usize) -> bool {
+        match self {
+            Offset::Anywhere => true,
+            Offset::Absolute { first, last } => (first..=last).contains(&at),
+            Offset::FromEnd(distance) => size.checked_sub(distance) == Some(at),
+        }
+    }
+}
+
+#[derive(Debug)]
+struct Signature {
+    name: String,
+    target: u8,
+    offset: Offset,
+    parts: Vec<Part>,
+    /// The part that holds the anchor, and the anchor's distance from that part's start.
+    anchor_part: usize,
+    anchor_at: usize,
+}
+
+#[derive(Default)]
+pub(crate) struct Patterns {
+    finder: Option<AhoCorasick>,
+    /// Signatures of each anchor.
+    by_anchor: Vec<Vec<usize>>,
+    signatures: Vec<Signature>,
+}
+
+impl Patterns {
+    pub(crate) fn count(&self) -> usize {
+        self.signatures.len()
+    }
+
+    pub(crate) fn find(&self, bytes: &[u8]) -> Option<&str> {
+        let finder = self.finder.as_ref()?;
+        let target = target_of(bytes);
+        for found in finder.find_overlapping_iter(bytes) {
+            for index in self.by_anchor.get(found.pattern().as_usize())? {
+                let signature = self.signatures.get(*index)?;
+                if (signature.target == 0 || signature.target == target) && signature.matches(bytes, found.start()) {
+                    return Some(&signature.name);
+                }
+            }
+        }
+        None
+    }
+}
+
+/// ClamAV's target types that the type table can tell.
+fn target_of(bytes: &[u8]) -> u8 {
+    match detect(bytes).name {
+        "exe" | "dll" => 1,
+        "ole" | "doc" | "xls" | "ppt" | "msi" | "msg" => 2,
+        "html" => 3,
+        "eml" => 4,
+        "png" | "jpg" | "gif" | "bmp" | "tif" | "webp" => 5,
+        "elf" => 6,
+        "txt" | "sh" | "xml" | "svg" => 7,
+        "macho" => 9,
+        "pdf" => 10,
+        "swf" => 11,
+        "class" => 12,
+        _ => 0,
+    }
+}
+
+impl Signature {
+    fn matches(&self, bytes: &[u8], anchor: usize) -> bool {
+        let mut steps = STEPS_MAX;
+        let Some(start) = anchor.checked_sub(self.anchor_at) else { return false };
+        let Some(part) = self.parts.get(self.anchor_part) else { return false };
+        part.matches_at(bytes, start)
+            && self.forward(bytes, self.anchor_part + 1, start + part.bytes(), &mut steps)
+            && self.backward(bytes, self.anchor_part, start, &mut steps)
+    }
+
+    fn forward(&self, bytes: &[u8], index: usize, end: usize, steps: &mut u32) -> bool {
+        let Some(part) = self.parts.get(index) else { return true };
+        let first = end.saturating_add(part.gap_min);
+        let last = end.saturating_add(part.gap_max).min(bytes.len());
+        (first..=last).any(|at| {
+            *steps = steps.saturating_sub(1);
+            *steps > 0 && part.matches_at(bytes, at) && self.forward(bytes, index + 1, at + part.bytes(), steps)
+        })
+    }
+
+    fn backward(&self, bytes: &[u8], index: usize, start: usize, steps: &mut u32) -> bool {
+        let Some(previous) = index.checked_sub(1).and_then(|index| self.parts.get(index)) else {
+            return self.offset.accepts(start, bytes.len());
+        };
+        let Some(part) = self.parts.get(index) else { return false };
+        let Some(last) = start.checked_sub(part.gap_min + previous.bytes()) else { return false };
+        let first = start.saturating_sub(part.gap_max.saturating_add(previous.bytes()));
+        (first..=last).rev().any(|at| {
+            *steps = steps.saturating_sub(1);
+            *steps > 0 && previous.matches_at(bytes, at) && self.backward(bytes, index - 1, at, steps)
+        })
+    }
+}
+
+#[derive(Default)]
+pub(crate) struct PatternsBuilder {
+    signatures: Vec<Signature>,
+    anchors: Vec<Vec<u8>>,
+    skipped: usize,
+}
+
+impl PatternsBuilder {
+    pub(crate) fn add(&mut self, path: &str, text: &str) -> Result<(), Error> {
+        for (index, line) in content_lines(text) {
+            let refused = || Error::Signature {
+                path: path.to_owned(),
+                line: index + 1,
+                detail: "expected name, target, offset and hexadecimal signature".to_owned(),
+            };
+            let mut columns = line.split(':');
+            let (Some(name), Some(target), Some(offset), Some(hex)) =
+                (columns.next(), columns.next(), columns.next(), columns.next())
+            else {
+                return Err(refused());
+            };
+            let target: u8 = target.parse().map_err(|_| refused())?;
+            match (parse_offset(offset), parse_parts(hex)) {
+                (Some(offset), Some(parts)) => self.push(name, target, offset, parts),
+                _ => self.skipped += 1,
+            }
+        }
+        Ok(())
+    }
+
+    fn push(&mut self, name: &str, target: u8, offset: Offset, parts: Vec<Part>) {
+        let Some((anchor_part, anchor_at, anchor)) = best_anchor(&parts) else {
+            self.skipped += 1;
+            return;
+        };
+        self.signatures.push(Signature { name: name.to_owned(), target, offset, parts, anchor_part, anchor_at });
+        self.anchors.push(anchor);
+    }
+
+    pub(crate) fn finish(self) -> Result<Patterns, Error> {
+        if self.skipped > 0 {
+            tracing::info!(skipped = self.skipped, loaded = self.signatures.len(), "pattern signatures left to clamd");
+        }
+        if self.signatures.is_empty() {
+            return Ok(Patterns::default());
+        }
+        let mut known: HashMap<Vec<u8>, usize> = HashMap::new();
+        let mut by_anchor: Vec<Vec<usize>> = Vec::new();
+        let mut distinct = Vec::new();
+        for (signature, anchor) in self.anchors.into_iter().enumerate() {
+            let slot = *known.entry(anchor.clone()).or_insert_with(|| {
+                distinct.push(anchor);
+                by_anchor.push(Vec::new());
+                by_anchor.len() - 1
+            });
+            if let Some(signatures) = by_anchor.get_mut(slot) {
+                signatures.push(signature);
+            }
+        }
+        let finder = AhoCorasick::builder().match_kind(MatchKind::Standard).build(&distinct);
+        let finder = finder.map_err(|error| Error::Signature { path: "ndb".to_owned(), line: 0, detail: error.to_string() })?;
+        Ok(Patterns { finder: Some(finder), by_anchor, signatures: self.signatures })
+    }
+}
+
+fn parse_offset(text: &str) -> Option<Offset> {
+    if text == "*" {
+        return Some(Offset::Anywhere);
+    }
+    if let Some(distance) = text.strip_prefix("EOF-") {
+        return distance.parse().ok().map(Offset::FromEnd);
+    }
+    let (first, shift) = text.split_once(',').unwrap_or((text, "0"));
+    let first: usize = first.parse().ok()?;
+    Some(Offset::Absolute { first, last: first.checked_add(shift.parse().ok()?)? })
+}
+
+fn parse_parts(hex: &str) -> Option<Vec<Part>> {
+    let mut parts = vec![Part::default()];
+    let mut rest = hex;
+    while let Some(next) = rest.chars().next() {
+        match next {
+            '*' => {
+                parts.push(Part { gap_min: 0, gap_max: usize::MAX / 4, tokens: Vec::new() });
+                rest = rest.get(1..)?;
+            }
+            '{' => {
+                let (range, tail) = rest.get(1..)?.split_once('}')?;
+                let (gap_min, gap_max) = parse_gap(range)?;
+                parts.push(Part { gap_min, gap_max, tokens: Vec::new() });
+                rest = tail;
+            }
+            '(' | '!' => {
+                let is_negated = next == '!';
+                let body = rest.trim_start_matches('!').strip_prefix('(')?;
+                let (choices, tail) = body.split_once(')')?;
+                parts.last_mut()?.tokens.push(parse_choices(choices, is_negated)?);
+                rest = tail;
+            }
+            _ => {
+                parts.last_mut()?.tokens.push(parse_byte(rest.get(..2)?)?);
+                rest = rest.get(2..)?;
+            }
+        }
+    }
+    parts.iter().all(|part| !part.tokens.is_empty()).then_some(parts)
+}
+
+fn parse_gap(range: &str) -> Option<(usize, usize)> {
+    let bound = |text: &str, open: usize| if text.is_empty() { Some(open) } else { text.parse().ok() };
+    match range.split_once('-') {
+        None => range.parse().ok().map(|exact: usize| (exact, exact)),
+        Some((min, max)) => Some((bound(min, 0)?, bound(max, usize::MAX / 4)?)).filter(|(min, max)| min <= max),
+    }
+}
+
+fn parse_choices(text: &str, is_negated: bool) -> Option<Token> {
+    let choices: Vec<Vec<u8>> = text.split('|').map(super::hashes::unhex).collect::<Option<_>>()?;
+    let length = choices.first()?.len();
+    let is_even = length > 0 && choices.iter().all(|choice| choice.len() == length);
+    is_even.then_some(Token::OneOf { choices, is_negated })
+}
+
+fn parse_byte(text: &str) -> Option<Token> {
+    let nibble = |digit: char| match digit {
+        '?' => Some((0, 0)),
+        _ => digit.to_digit(16).map(|value| (value as u8, 0x0f)),
+    };
+    let mut digits = text.chars();
+    let (high, high_mask) = nibble(digits.next()?)?;
+    let (low, low_mask) = nibble(digits.next()?)?;
+    Some(Token::Byte { value: high << 4 | low, mask: high_mask << 4 | low_mask })
+}
+
+/// The longest run of literal bytes: its part, its distance from the part's start, and the bytes.
+fn best_anchor(parts: &[Part]) -> Option<(usize, usize, Vec<u8>)> {
+    let mut best: Option<(usize, usize, Vec<u8>)> = None;
+    for (index, part) in parts.iter().enumerate() {
+        let mut at = 0;
+        let mut run: Vec<u8> = Vec::new();
+        for token in &part.tokens {
+            match token {
+                Token::Byte { value, mask: 0xff } => run.push(*value),
+                _ => run.clear(),
+            }
+            at += token.bytes();
+            let is_longer = best.as_ref().is_none_or(|(_, _, known)| known.len() < run.len());
+            if is_longer && (ANCHOR_BYTES_MIN..=ANCHOR_BYTES_MAX).contains(&run.len()) {
+                best = Some((index, at - run.len(), run.clone()));
+            }
+        }
+    }
+    best
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn finds(signature: &str, bytes: &[u8]) -> bool {
+        let mut builder = PatternsBuilder::default();
+        builder.add("a.ndb", signature).unwrap();
+        builder.finish().unwrap().find(bytes).is_some()
+    }
+
+    #[test]
+    fn grammar() {
+        for (signature, bytes, expected) in [
+            ("A:0:*:61626364", &b"xxabcdxx"[..], true),
+            ("A:0:*:61626364", b"xxabdxx", false),
+            ("A:0:0:616263", b"abc", true),
+            ("A:0:0:616263", b"xabc", false),
+            ("A:0:1,3:616263", b"xxxabc", true),
+            ("A:0:EOF-3:616263", b"xabc", true),
+            ("A:0:EOF-3:616263", b"abcx", false),
+            ("A:0:*:6162??6364", b"abXcd", true),
+            ("A:0:*:61626?64", b"abcd", true),
+            ("A:0:*:6162*6364", b"ab-------cd", true),
+            ("A:0:*:6162{2-3}6364656667", b"ab--cdefg", true),
+            ("A:0:*:6162{2-3}6364656667", b"ab----cdefg", false),
+            ("A:0:*:6162(63|64)65", b"abde", true),
+            ("A:0:*:6162!(63|64)65", b"abde", false),
+            ("A:0:2:6162{1}636465", b"xxab-cde", true),
+            ("A:0:3:6162{1}636465", b"xxab-cde", false),
+            ("A:6:*:6162", b"\x7fELF ab", true),
+            ("A:1:*:6162", b"\x7fELF ab", false),
+        ] {
+            assert_eq!(finds(signature, bytes), expected, "{signature}");
+        }
+    }
+
+    #[test]
+    fn unsupported_signatures_are_skipped_and_damaged_lines_refused() {
+        assert!(!finds("A:1:EP+0:6162", b"MZ ab"));
+        assert!(!finds("A:0:*:61??62", b"a-b"));
+        assert!(PatternsBuilder::default().add("a.ndb", "A:0").is_err());
+    }
+}

@@ -1,0 +1,100 @@
+//! Compound files ([MS-CFB]), by way of `cfb`: every stream is a member. Known streams are read further: encrypted
+//! packages and legacy encryption flags, Packager objects, VBA modules, Excel 4 macro sheets.
+
+use super::{carrier, package, vba};
+use crate::format::{read_u16, read_u32};
+use crate::report::{FindingKind, Unscannable};
+use crate::walk::{Flow, Node, Step, Walk};
+use std::io::Cursor;
+
+pub(crate) fn open(walk: &mut Walk<'_>, node: &Node, bytes: &[u8]) -> Step {
+    let Ok(mut file) = cfb::CompoundFile::open(Cursor::new(bytes)) else {
+        carrier::carve(walk, node, bytes);
+        return Err(Unscannable::Corrupt);
+    };
+    let paths: Vec<_> = file.walk().filter(cfb::Entry::is_stream).map(|entry| entry.path().to_path_buf()).collect();
+    let mut unread = None;
+    for path in paths {
+        let name = path.to_string_lossy().trim_start_matches('/').to_owned();
+        let Ok(mut stream) = file.open_stream(&path) else {
+            unread = Some(Unscannable::Corrupt);
+            continue;
+        };
+        let Ok(body) = walk.unpack(&mut stream) else { return Ok(()) };
+        if stream_member(walk, node, &name, &body).is_break() {
+            return Ok(());
+        }
+    }
+    unread.map_or(Ok(()), Err)
+}
+
+fn stream_member(walk: &mut Walk<'_>, node: &Node, name: &str, body: &[u8]) -> Flow {
+    let leaf = name.rsplit('/').next().unwrap_or(name);
+    match leaf {
+        "EncryptedPackage" | "EncryptedSummary" => {
+            walk.note(node, Unscannable::Encrypted, leaf);
+            return walk.flow();
+        }
+        "WordDocument" => word(walk, node, body),
+        "Workbook" | "Book" => workbook(walk, node, body),
+        "\u{1}Ole10Native" => {
+            walk.find(node, FindingKind::EmbeddedObject, name);
+            if let Some(package) = package::ole10_native(body) {
+                walk.slice(node, &format!("{name}!{}", package.name), package.body)?;
+            }
+        }
+        _ => {}
+    }
+    if let Some(mut source) = vba::source(body) {
+        walk.find(node, FindingKind::Macro, name);
+        let text = walk.unpack(&mut source).unwrap_or_default();
+        if let Some(procedure) = vba::auto_exec(&text) {
+            walk.find(node, FindingKind::MacroAutoExec, &format!("{name}: {procedure}"));
+        }
+        walk.slice(node, &format!("{name}.bas"), &text)?;
+    }
+    walk.slice(node, name, body)
+}
+
+/// The FIB's `fEncrypted` bit ([MS-DOC] section 2.5.2), and DDE fields in the text.
+fn word(walk: &mut Walk<'_>, node: &Node, body: &[u8]) {
+    const FLAG_ENCRYPTED: u16 = 0x0100;
+    if read_u16(body, 10).is_some_and(|flags| flags & FLAG_ENCRYPTED != 0) {
+        walk.note(node, Unscannable::Encrypted, "WordDocument");
+    }
+    let narrow: Vec<u8> = body.iter().copied().filter(|byte| *byte != 0).collect();
+    // 0x13 begins a field; its instruction follows ([MS-DOC] section 2.8.25).
+    let has_field = |keyword: &[u8]| {
+        let with_space = [b"\x13 ", keyword].concat();
+        let without = [b"\x13", keyword].concat();
+        crate::format::contains(&narrow, &with_space) || crate::format::contains(&narrow, &without)
+    };
+    if has_field(b"DDEAUTO") || has_field(b"DDE ") || has_field(b"dde ") || has_field(b"ddeauto") {
+        walk.find(node, FindingKind::Dde, "field");
+    }
+}
+
+/// BIFF records ([MS-XLS] section 2.4): FILEPASS means encryption, a BOUNDSHEET of type 1 is a macro sheet.
+fn workbook(walk: &mut Walk<'_>, node: &Node, body: &[u8]) {
+    const FILE_PASS: u16 = 0x002f;
+    const BOUND_SHEET: u16 = 0x0085;
+    const SUP_BOOK: u16 = 0x01ae;
+    const RECORDS_MAX: usize = 100_000;
+    let mut at = 0;
+    for _ in 0..RECORDS_MAX {
+        let (Some(kind), Some(size)) = (read_u16(body, at), read_u16(body, at + 2)) else { return };
+        let record = body.get(at + 4..at + 4 + usize::from(size)).unwrap_or_default();
+        match kind {
+            FILE_PASS => return walk.note(node, Unscannable::Encrypted, "FilePass"),
+            BOUND_SHEET if record.get(5) == Some(&1) => walk.find(node, FindingKind::MacroSheet, "Excel 4 macro sheet"),
+            SUP_BOOK if is_dde_link(record) => walk.find(node, FindingKind::Dde, "external link"),
+            _ => {}
+        }
+        at += 4 + usize::from(size);
+    }
+}
+
+/// A supporting link whose path joins server and topic with U+0003 is DDE ([MS-XLS] section 2.4.271).
+fn is_dde_link(record: &[u8]) -> bool {
+    read_u32(record, 0).is_some_and(|head| head & 0xffff == 0) && record.get(4..).is_some_and(|path| path.contains(&3))
+}

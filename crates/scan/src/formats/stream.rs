@@ -1,0 +1,177 @@
+//! Formats that hold one compressed stream: gzip (RFC 1952), bzip2, xz, lzip, lzma-alone, zstd (RFC 8878), lz4 frames
+//! and Unix compress. The member has no name of its own. Concatenated streams are read to the end.
+
+use super::lzw::LzwReader;
+use crate::format::{read_u16, read_u32, read_u64};
+use crate::report::Unscannable;
+use crate::walk::{Node, Step, Walk};
+use std::io::{Cursor, Read};
+
+/// Memory that a decoder may take for its dictionary; xz -9 uses 64 MiB.
+const DICTIONARY_KIB_MAX: u32 = 128 << 10;
+/// Same bound for zstd windows; `zstd --long` defaults to 128 MiB.
+const WINDOW_BYTES_MAX: u64 = 128 << 20;
+
+/// What the one member of a stream is called in a path.
+const MEMBER: &str = "content";
+
+fn one(walk: &mut Walk<'_>, node: &Node, reader: &mut dyn Read) -> Step {
+    let _ = walk.member(node, MEMBER, reader);
+    Ok(())
+}
+
+pub(crate) fn gzip(walk: &mut Walk<'_>, node: &Node, bytes: &[u8]) -> Step {
+    one(walk, node, &mut GzipMembers { decoder: Some(flate2::bufread::GzDecoder::new(bytes)) })
+}
+
+/// Members read one after another; padding after the last one is no error, as in gzip(1).
+struct GzipMembers<'b> {
+    decoder: Option<flate2::bufread::GzDecoder<&'b [u8]>>,
+}
+
+impl Read for GzipMembers<'_> {
+    fn read(&mut self, buffer: &mut [u8]) -> std::io::Result<usize> {
+        while let Some(decoder) = self.decoder.as_mut() {
+            let count = decoder.read(buffer)?;
+            if count > 0 {
+                return Ok(count);
+            }
+            let rest: &[u8] = decoder.get_ref();
+            let more = rest.starts_with(b"\x1f\x8b\x08");
+            self.decoder = more.then(|| flate2::bufread::GzDecoder::new(rest));
+        }
+        Ok(0)
+    }
+}
+
+/// `BZh`, a block size digit, and the magic of a first block or of the end of an empty stream.
+pub(crate) fn is_bzip2(bytes: &[u8]) -> bool {
+    bytes.starts_with(b"BZh")
+        && bytes.get(3).is_some_and(|level| (b'1'..=b'9').contains(level))
+        && bytes.get(4..10).is_none_or(|magic| magic == b"1AY&SY" || magic == b"\x17\x72\x45\x38\x50\x90")
+}
+
+pub(crate) fn bzip2(walk: &mut Walk<'_>, node: &Node, bytes: &[u8]) -> Step {
+    one(walk, node, &mut bzip2::bufread::MultiBzDecoder::new(bytes))
+}
+
+pub(crate) fn xz(walk: &mut Walk<'_>, node: &Node, bytes: &[u8]) -> Step {
+    one(walk, node, &mut lzma_rust2::XzReader::new_mem_limit(bytes, true, DICTIONARY_KIB_MAX))
+}
+
+pub(crate) fn lzip(walk: &mut Walk<'_>, node: &Node, bytes: &[u8]) -> Step {
+    one(walk, node, &mut lzma_rust2::LzipReader::new(bytes))
+}
+
+/// An lzma-alone header has no magic: properties, a power-of-two dictionary and a plausible size make one likely.
+pub(crate) fn is_lzma(bytes: &[u8]) -> bool {
+    const PROPERTIES_DEFAULT: u8 = 0x5d;
+    const SIZE_PLAUSIBLE_BYTES_MAX: u64 = 1 << 40;
+    let dictionary = read_u32(bytes, 1).unwrap_or(0);
+    let size = read_u64(bytes, 5).unwrap_or(0);
+    bytes.first() == Some(&PROPERTIES_DEFAULT)
+        && bytes.len() > 13
+        && (dictionary.is_power_of_two() || (dictionary >> 1).wrapping_mul(3).is_power_of_two())
+        && (size == u64::MAX || size < SIZE_PLAUSIBLE_BYTES_MAX)
+        && bytes.get(13) == Some(&0)
+}
+
+pub(crate) fn lzma(walk: &mut Walk<'_>, node: &Node, bytes: &[u8]) -> Step {
+    let reader = lzma_rust2::LzmaReader::new_mem_limit(bytes, DICTIONARY_KIB_MAX, None);
+    one(walk, node, &mut reader.map_err(|_| Unscannable::Corrupt)?)
+}
+
+/// LZMA inside zip (APPNOTE 5.8.8): version, property size, properties, then the raw stream with an end marker or not.
+pub(crate) fn zip_lzma(packed: &[u8], plain_bytes: Option<u64>) -> Option<Box<dyn Read + '_>> {
+    let property_bytes = usize::from(read_u16(packed, 2)?);
+    let properties = packed.get(4..4 + property_bytes)?;
+    let dictionary = read_u32(properties, 1)?;
+    if dictionary > DICTIONARY_KIB_MAX << 10 {
+        return None;
+    }
+    let stream = packed.get(4 + property_bytes..)?;
+    let plain_bytes = plain_bytes.unwrap_or(u64::MAX);
+    let reader = lzma_rust2::LzmaReader::new_with_props(stream, plain_bytes, *properties.first()?, dictionary, None).ok()?;
+    Some(Box::new(reader))
+}
+
+/// A frame or a skippable frame (RFC 8878 sections 3.1.1 and 3.1.2).
+pub(crate) fn is_zstd(bytes: &[u8]) -> bool {
+    bytes.starts_with(b"\x28\xb5\x2f\xfd") || skippable(bytes).is_some_and(|frame| bytes.get(frame..).is_some_and(is_zstd))
+}
+
+fn skippable(bytes: &[u8]) -> Option<usize> {
+    const SKIPPABLE_FIRST: u32 = 0x184d_2a50;
+    let magic = read_u32(bytes, 0)?;
+    let size = read_u32(bytes, 4)? as usize;
+    (magic & !15 == SKIPPABLE_FIRST).then_some(size.checked_add(8)?)
+}
+
+/// Frames read one after another.
+struct ZstdFrames<'b> {
+    rest: &'b [u8],
+    decoder: Option<ruzstd::decoding::StreamingDecoder<Cursor<&'b [u8]>, ruzstd::decoding::FrameDecoder>>,
+    frames: usize,
+}
+
+impl Read for ZstdFrames<'_> {
+    fn read(&mut self, buffer: &mut [u8]) -> std::io::Result<usize> {
+        loop {
+            if let Some(decoder) = self.decoder.as_mut() {
+                let count = decoder.read(buffer)?;
+                if count > 0 {
+                    return Ok(count);
+                }
+                let consumed = usize::try_from(decoder.get_ref().position()).unwrap_or(usize::MAX);
+                self.rest = self.rest.get(consumed..).unwrap_or_default();
+                self.decoder = None;
+            }
+            while let Some(frame) = skippable(self.rest) {
+                self.rest = self.rest.get(frame..).unwrap_or_default();
+            }
+            if self.rest.is_empty() || (self.frames > 0 && !is_zstd(self.rest)) {
+                return Ok(0);
+            }
+            self.frames += 1;
+            let start = Cursor::new(self.rest);
+            let decoder = ruzstd::decoding::StreamingDecoder::new_with_max_window_size(start, WINDOW_BYTES_MAX);
+            self.decoder = Some(decoder.map_err(std::io::Error::other)?);
+        }
+    }
+}
+
+pub(crate) fn zstd_reader(packed: &[u8]) -> Option<Box<dyn Read + '_>> {
+    Some(Box::new(ZstdFrames { rest: packed, decoder: None, frames: 0 }))
+}
+
+pub(crate) fn zstd(walk: &mut Walk<'_>, node: &Node, bytes: &[u8]) -> Step {
+    one(walk, node, &mut ZstdFrames { rest: bytes, decoder: None, frames: 0 })
+}
+
+pub(crate) fn lz4(walk: &mut Walk<'_>, node: &Node, bytes: &[u8]) -> Step {
+    one(walk, node, &mut Lz4Frames { decoder: lz4_flex::frame::FrameDecoder::new(bytes), idle: 0 })
+}
+
+/// The decoder returns zero at the end of each frame; two zeros in a row are the end of the input.
+struct Lz4Frames<'b> {
+    decoder: lz4_flex::frame::FrameDecoder<&'b [u8]>,
+    idle: u8,
+}
+
+impl Read for Lz4Frames<'_> {
+    fn read(&mut self, buffer: &mut [u8]) -> std::io::Result<usize> {
+        while self.idle < 2 {
+            let count = self.decoder.read(buffer)?;
+            if count > 0 {
+                self.idle = 0;
+                return Ok(count);
+            }
+            self.idle += 1;
+        }
+        Ok(0)
+    }
+}
+
+pub(crate) fn compress(walk: &mut Walk<'_>, node: &Node, bytes: &[u8]) -> Step {
+    one(walk, node, &mut LzwReader::new(bytes).ok_or(Unscannable::Corrupt)?)
+}
