@@ -1,1 +1,166 @@
-//! placeholder-of-the-first-minute
+//! The meeting place of minds and hands: identity, inspectors, policy, obligations and the final event.
+//!
+//! A gate calls [`Checkpoint::examine`] for each transaction and holds the [`Passage`] until the end. Whatever ends it, a
+//! verdict, a failure, a deadline, a panic or a dropped future, the passage records exactly one final event. Gates get
+//! permits from here and from nowhere else.
+#![forbid(unsafe_code)]
+
+mod identity;
+mod passage;
+mod privacy;
+mod settings;
+#[cfg(feature = "testing")]
+pub mod testing;
+
+use std::fs::File;
+use std::future::Future;
+use std::net::IpAddr;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::{Duration, SystemTime};
+
+use arc_swap::ArcSwap;
+use model::{FieldId, Identity, Recorder, Session, SessionId, Station, Timestamp, Value};
+
+pub use identity::{Credential, Directory, Location, TOKEN_PREFIX, TOKEN_SECRET_CHARS, checked_token, secret_digest, token_of};
+pub use passage::Passage;
+pub use policy::{Permit, Refusal};
+pub use privacy::{LogPrivacy, PrivacyRule};
+pub use scan::Verdict as ScanVerdict;
+pub use settings::{FailureMode, Settings};
+
+/// What a scan comes back with, boxed so that the worker pool and the tests can both be scanners.
+pub type Scanning<'a> = Pin<Box<dyn Future<Output = scan::Report> + Send + 'a>>;
+
+/// Opens files. The worker pool is one; so is the in-process scanner of the tests.
+pub trait Scanner: Send + Sync {
+    fn scan<'a>(&'a self, file: File, name: &'a str, deadline: Duration) -> Scanning<'a>;
+}
+
+impl Scanner for scan::host::Pool {
+    fn scan<'a>(&'a self, file: File, name: &'a str, deadline: Duration) -> Scanning<'a> {
+        Box::pin(scan::host::Pool::scan(self, file, name, deadline))
+    }
+}
+
+/// Where the time comes from: the system's clock, or a test's own.
+pub type Clock = Arc<dyn Fn() -> Timestamp + Send + Sync>;
+
+/// The one place that every transaction passes. Clones share everything.
+#[derive(Clone)]
+pub struct Checkpoint(Arc<Inner>);
+
+struct Inner {
+    state: ArcSwap<State>,
+    recorder: Arc<dyn Recorder>,
+    scanner: Option<Arc<dyn Scanner>>,
+    clock: Clock,
+    sessions: AtomicU64,
+    transactions: AtomicU64,
+}
+
+/// All that decides, swapped in whole, so that no transaction sees half of a change.
+#[derive(Clone)]
+struct State {
+    policy: policy::Policy,
+    knowledge: intel::Snapshot,
+    directory: Arc<Directory>,
+    settings: Settings,
+}
+
+impl Checkpoint {
+    /// `first_transaction` seeds the references, so that those of two runs of one installation differ.
+    pub fn new(
+        policy: policy::Policy,
+        knowledge: intel::Snapshot,
+        settings: Settings,
+        recorder: Arc<dyn Recorder>,
+        scanner: Option<Arc<dyn Scanner>>,
+        first_transaction: u64,
+    ) -> Checkpoint {
+        let clock: Clock = Arc::new(|| SystemTime::now().into());
+        Checkpoint::with_clock(policy, knowledge, settings, recorder, scanner, first_transaction, clock)
+    }
+
+    /// The same with a clock of the caller's.
+    pub fn with_clock(
+        policy: policy::Policy,
+        knowledge: intel::Snapshot,
+        settings: Settings,
+        recorder: Arc<dyn Recorder>,
+        scanner: Option<Arc<dyn Scanner>>,
+        first_transaction: u64,
+        clock: Clock,
+    ) -> Checkpoint {
+        let directory = Arc::new(Directory::from_document(policy.document()));
+        Checkpoint(Arc::new(Inner {
+            state: ArcSwap::from_pointee(State { policy, knowledge, directory, settings }),
+            recorder,
+            scanner,
+            clock,
+            sessions: AtomicU64::new(1),
+            transactions: AtomicU64::new(first_transaction),
+        }))
+    }
+
+    /// Swaps the policy in. Transactions that have begun end by the policy that they began with.
+    pub fn publish_policy(&self, policy: policy::Policy) {
+        let directory = Arc::new(Directory::from_document(policy.document()));
+        self.0.state.rcu(|state| State { policy: policy.clone(), directory: directory.clone(), ..State::clone(state) });
+    }
+
+    /// Swaps in what is known of names, addresses and files.
+    pub fn publish_knowledge(&self, knowledge: intel::Snapshot) {
+        self.0.state.rcu(|state| State { knowledge: knowledge.clone(), ..State::clone(state) });
+    }
+
+    /// The user whom this credential proves, if any.
+    pub fn identify(&self, credential: &Credential<'_>) -> Option<Arc<Identity>> {
+        self.0.state.load().directory.identify(credential)
+    }
+
+    /// The location document of a client: by its token where one is given, else by its network.
+    pub fn locate(&self, client: IpAddr, doh_token: Option<&str>) -> Option<Location> {
+        self.0.state.load().directory.locate(client, doh_token)
+    }
+
+    pub fn next_session(&self) -> SessionId {
+        SessionId(self.0.sessions.fetch_add(1, Ordering::Relaxed))
+    }
+
+    /// Begins one transaction. The facts of its connection are filled in; the gate adds the others.
+    pub fn examine(&self, session: &Session) -> Passage {
+        Passage::begin(self.clone(), self.0.state.load_full(), session)
+    }
+
+    /// The user with this address, as `explain` needs one; it proves nothing and so never leads to a permit.
+    pub fn user(&self, email: &str) -> Option<Arc<Identity>> {
+        self.0.state.load().directory.user(email)
+    }
+
+    /// What the policy would say of such a transaction: every rule read, and what it waited for. Nothing is recorded.
+    pub fn explain(&self, session: &Session, host: &str, told: Vec<(FieldId, Value)>, station: Station) -> policy::Explanation {
+        let state = self.0.state.load_full();
+        let mut passage = Passage::rehearse(self.clone(), state.clone(), session);
+        passage.learn_host(host);
+        for (field, value) in told {
+            passage.learn(field, value);
+        }
+        passage.reach(station);
+        state.policy.explain(passage.facts(), self.now())
+    }
+
+    /// How long a gate may hold bytes for a scan, and what it does when that is over.
+    pub fn settings(&self) -> Settings {
+        self.0.state.load().settings.clone()
+    }
+
+    fn now(&self) -> Timestamp {
+        (self.0.clock)()
+    }
+
+    fn next_transaction(&self) -> u64 {
+        self.0.transactions.fetch_add(1, Ordering::Relaxed)
+    }
+}

@@ -69,6 +69,11 @@ impl Facts {
         usize::from(self.places[field.index()]).checked_sub(1).and_then(|place| self.values.get(place))
     }
 
+    /// Takes a fact out, for a record that may not keep it.
+    pub fn forget(&mut self, field: FieldId) {
+        self.places[field.index()] = 0;
+    }
+
     /// The state of a fact at the station reached so far.
     pub fn known(&self, field: FieldId) -> Known<'_> {
         match self.get(field) {

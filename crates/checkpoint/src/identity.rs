@@ -1,0 +1,189 @@
+//! Who a client is: locations by source network or DoH token, users by token (alone or inside Basic credentials) or certificate. Users and
+//! groups come from the policy documents; a directory that fills the same table can take their place (ID-06).
+//!
+//! A token is `skt_`, 40 letters or digits, and 8 hexadecimal digits of checksum, so that a leak scanner can recognise one
+//! and tell a typing error from a stranger's without asking anybody (DL-02). Documents hold only its SHA-256.
+
+use std::collections::HashMap;
+use std::net::IpAddr;
+use std::sync::Arc;
+
+use ipnet::IpNet;
+use model::{Group, Identity};
+use policy::document::Document;
+use sha2::{Digest, Sha256};
+
+use crate::FailureMode;
+
+/// What every token begins with.
+pub const TOKEN_PREFIX: &str = "skt_";
+/// Letters and digits of a token: 40 of 62 kinds are 238 bits.
+pub const TOKEN_SECRET_CHARS: usize = 40;
+const TOKEN_CHECK_CHARS: usize = 8;
+
+/// What a client shows.
+pub enum Credential<'a> {
+    /// A token of ours, from wherever it was carried.
+    Token(&'a str),
+    /// Proxy or HTTP Basic, with a token as the password or as the user.
+    Basic { user: &'a str, password: &'a str },
+    /// SHA-256 of a client certificate that the listener has verified, hexadecimal.
+    Certificate { fingerprint: &'a str },
+    /// The token in a DoH path.
+    DohToken(&'a str),
+    /// Only where it comes from.
+    Network(IpAddr),
+}
+
+/// The place that a client belongs to (ON-01).
+#[derive(Clone, Debug)]
+pub struct Location {
+    pub name: Arc<str>,
+    /// What happens to names that could not be examined or resolved.
+    pub fails: FailureMode,
+    pub identity: Option<Arc<Identity>>,
+    /// Ceiling on answers' time to live, seconds (AC-06).
+    pub max_ttl: Option<u32>,
+}
+
+/// Users and locations, compiled for look-up.
+#[derive(Default)]
+pub struct Directory {
+    /// By hexadecimal SHA-256 of the token.
+    by_secret: HashMap<String, Arc<Identity>>,
+    by_certificate: HashMap<String, Arc<Identity>>,
+    by_doh_token: HashMap<String, Location>,
+    by_email: HashMap<String, Arc<Identity>>,
+    /// Longest prefix first.
+    by_network: Vec<(IpNet, Location)>,
+}
+
+/// A token's text, or none where its form or checksum is wrong: then no table needs to be asked.
+pub fn checked_token(text: &str) -> Option<&str> {
+    let rest = text.strip_prefix(TOKEN_PREFIX)?;
+    let (secret, check) = rest.split_at_checked(TOKEN_SECRET_CHARS)?;
+    let is_plain = secret.bytes().all(|byte| byte.is_ascii_alphanumeric());
+    (is_plain && check.len() == TOKEN_CHECK_CHARS && token_check(secret) == check).then_some(text)
+}
+
+/// A token made of this secret, which the caller has drawn at random.
+pub fn token_of(secret: &str) -> String {
+    format!("{TOKEN_PREFIX}{secret}{}", token_check(secret))
+}
+
+/// What a document holds in a token's place.
+pub fn secret_digest(secret: &str) -> String {
+    hex(&Sha256::digest(secret.as_bytes()))
+}
+
+fn token_check(secret: &str) -> String {
+    let mut text = hex(&Sha256::digest(format!("{TOKEN_PREFIX}{secret}").as_bytes()));
+    text.truncate(TOKEN_CHECK_CHARS);
+    text
+}
+
+fn hex(bytes: &[u8]) -> String {
+    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
+fn identity_of(user: &policy::document::User, groups: &[policy::document::Group]) -> Identity {
+    let group = |name: &String| match groups.iter().find(|group| group.name == *name) {
+        Some(group) => {
+            Group { id: Arc::from(group.id.as_str()), name: Arc::from(name.as_str()), email: Arc::from(group.email.as_str()) }
+        }
+        None => Group { name: Arc::from(name.as_str()), ..Group::default() },
+    };
+    Identity {
+        email: Arc::from(user.email.as_str()),
+        name: Arc::from(user.name.as_str()),
+        id: Arc::from(user.id.as_str()),
+        groups: user.groups.iter().map(group).collect(),
+        device_id: Arc::from(user.device_id.as_str()),
+        device_name: Arc::from(user.device_name.as_str()),
+        how: Arc::from(""),
+    }
+}
+
+impl Directory {
+    /// Users and locations of a policy document.
+    pub fn from_document(document: &Document) -> Directory {
+        let mut directory = Directory::default();
+        let mut by_email = HashMap::new();
+        for user in &document.users {
+            let identity = Arc::new(identity_of(user, &document.groups));
+            let with = |how: &str| Arc::new(Identity { how: Arc::from(how), ..Identity::clone(&identity) });
+            for digest in &user.tokens {
+                directory.by_secret.insert(digest.to_ascii_lowercase(), with("token"));
+            }
+            for fingerprint in &user.certificates {
+                directory.by_certificate.insert(fingerprint.to_ascii_lowercase(), with("certificate"));
+            }
+            by_email.insert(user.email.clone(), identity);
+        }
+        for location in &document.locations {
+            directory.add_location(location, &by_email);
+        }
+        directory.by_email = by_email;
+        directory.by_network.sort_by_key(|(network, _)| std::cmp::Reverse(network.prefix_len()));
+        directory
+    }
+
+    fn add_location(&mut self, written: &policy::document::Location, by_email: &HashMap<String, Arc<Identity>>) {
+        let identity = written.user.as_ref().and_then(|email| by_email.get(email));
+        let place = |how: &str| Location {
+            name: Arc::from(written.name.as_str()),
+            fails: match written.fail {
+                policy::document::Fail::Open => FailureMode::Open,
+                policy::document::Fail::Closed => FailureMode::Closed,
+            },
+            identity: identity.map(|identity| Arc::new(Identity { how: Arc::from(how), ..Identity::clone(identity) })),
+            max_ttl: None,
+        };
+        if let Some(token) = &written.doh_token {
+            self.by_doh_token.insert(token.clone(), place("doh"));
+        }
+        self.by_network.extend(written.networks.iter().map(|network| (*network, place("location"))));
+    }
+
+    /// The user whom this credential proves. Secrets are compared by digest, so that the time taken tells nothing of them.
+    pub fn identify(&self, credential: &Credential<'_>) -> Option<Arc<Identity>> {
+        match credential {
+            Credential::Token(text) => self.by_secret.get(&secret_digest(checked_token(text)?)).cloned(),
+            Credential::Basic { user, password } => {
+                self.identify(&Credential::Token(password)).or_else(|| self.identify(&Credential::Token(user)))
+            }
+            Credential::Certificate { fingerprint } => self.by_certificate.get(&fingerprint.to_ascii_lowercase()).cloned(),
+            Credential::DohToken(token) => self.by_doh_token.get(*token)?.identity.clone(),
+            Credential::Network(client) => self.locate(*client, None)?.identity,
+        }
+    }
+
+    pub(crate) fn user(&self, email: &str) -> Option<Arc<Identity>> {
+        self.by_email.get(email).cloned()
+    }
+
+    /// The location of a client. A token that no location has is not forgiven by the client's network.
+    pub fn locate(&self, client: IpAddr, doh_token: Option<&str>) -> Option<Location> {
+        match doh_token {
+            Some(token) => self.by_doh_token.get(token).cloned(),
+            None => {
+                let client = client.to_canonical();
+                self.by_network.iter().find(|(network, _)| network.contains(&client)).map(|(_, location)| location.clone())
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_token_with_a_wrong_letter_is_refused_before_any_look_up() {
+        let token = token_of(&"a".repeat(TOKEN_SECRET_CHARS));
+        assert_eq!(checked_token(&token), Some(token.as_str()));
+        for wrong in [token.replacen('a', "b", 1), token[1..].to_string(), format!("{token}0"), String::new(), "skt_é".into()] {
+            assert_eq!(checked_token(&wrong), None, "{wrong}");
+        }
+    }
+}

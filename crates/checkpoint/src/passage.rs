@@ -1,0 +1,439 @@
+//! One transaction's way through the checkpoint. The guard collects facts, asks the policy, and records exactly one final
+//! event: by `finish`, or when it is dropped without it.
+
+use std::fs::File;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::Arc;
+
+use model::{
+    Action, Answer, Class, Destination, Disposition, Event, EventId, Facts, FieldId, Finding, Gate, Question, RuleName, Session,
+    Severity, Station, Timestamp, TransactionId, Value, Verdict,
+};
+use policy::{Decision, Permit, Refusal};
+
+use crate::privacy::{keep, redact};
+use crate::{Checkpoint, FailureMode, State};
+
+/// Findings of one transaction that are kept; an inspector that finds more is describing noise.
+const FINDINGS_MAX: usize = 32;
+
+/// A whole mebibyte, the unit of the file size selectors (HT-16).
+const MEBIBYTE: u64 = 1 << 20;
+
+/// Group names under which the file type selectors also match (HT-15).
+const FILE_GROUPS: &[(&str, &[&str])] = &[
+    ("compressed", &["7z", "bz2", "gz", "cab", "chm", "rar", "xz", "zip"]),
+    ("documents", &["doc", "docx", "docm", "xls", "xlsx", "xlsm", "ppt", "pptx", "pptm", "pdf"]),
+    ("executable", &["pkg", "dll", "elf", "jar", "class", "macho", "msi", "msix", "exe"]),
+    ("image", &["psd", "bmp", "gif", "ico", "jpg", "png", "webp"]),
+    ("system", &["dmg"]),
+    ("other", &["torrent"]),
+];
+
+/// A transaction that has begun and not ended.
+#[must_use = "a passage that is dropped records that nothing was done"]
+pub struct Passage {
+    checkpoint: Checkpoint,
+    state: Arc<State>,
+    facts: Facts,
+    verdict: Verdict,
+    findings: Vec<Finding>,
+    id: TransactionId,
+    began: Timestamp,
+    bytes_out: u64,
+    bytes_in: u64,
+    failure: Option<&'static str>,
+    /// Set where the checkpoint itself must refuse, whatever the rules say.
+    stopped: Option<Refusal>,
+    is_recorded: bool,
+}
+
+impl Passage {
+    pub(crate) fn begin(checkpoint: Checkpoint, state: Arc<State>, session: &Session) -> Passage {
+        let began = checkpoint.now();
+        let id = TransactionId(checkpoint.next_transaction());
+        let mut facts = Facts::new(session.gate);
+        connection_facts(&mut facts, session, began);
+        Passage {
+            checkpoint,
+            state,
+            facts,
+            verdict: Verdict::default(),
+            findings: Vec::new(),
+            id,
+            began,
+            bytes_out: 0,
+            bytes_in: 0,
+            failure: None,
+            stopped: None,
+            is_recorded: false,
+        }
+    }
+
+    /// A passage for `explain`: it leaves the checkpoint's hands only as facts, and nothing is recorded.
+    pub(crate) fn rehearse(checkpoint: Checkpoint, state: Arc<State>, session: &Session) -> Passage {
+        let mut passage = Passage::begin(checkpoint, state, session);
+        passage.is_recorded = true;
+        passage
+    }
+
+    /// A transaction inside this one's connection: a request in a decrypted tunnel. It knows what this one knows.
+    pub fn child(&self) -> Passage {
+        let checkpoint = self.checkpoint.clone();
+        let state = checkpoint.0.state.load_full();
+        let began = checkpoint.now();
+        let id = TransactionId(checkpoint.next_transaction());
+        let mut facts = self.facts.clone();
+        facts.set(FieldId::Time, Value::Int(began.0));
+        Passage {
+            checkpoint,
+            state,
+            facts,
+            verdict: Verdict::default(),
+            findings: Vec::new(),
+            id,
+            began,
+            bytes_out: 0,
+            bytes_in: 0,
+            failure: None,
+            stopped: None,
+            is_recorded: false,
+        }
+    }
+
+    /// The number by which the event is found again; block pages show it.
+    pub fn reference(&self) -> TransactionId {
+        self.id
+    }
+
+    pub fn facts(&self) -> &Facts {
+        &self.facts
+    }
+
+    pub fn learn(&mut self, field: FieldId, value: Value) {
+        let fits = self.facts.set(field, value);
+        debug_assert!(fits, "{} does not hold that type", field.row().name);
+    }
+
+    /// Everything that follows from a host name: its parents, categories, feeds and applications.
+    pub fn learn_host(&mut self, host: &str) {
+        let Some(host) = model::name::canonical(host) else { return };
+        let name: Arc<str> = Arc::from(host.as_str());
+        let (host_field, domains, content, security) = host_fields(self.facts.gate());
+        self.learn(host_field, Value::Text(name.clone()));
+        self.learn(domains, Value::Parents(name));
+        let state = self.state.clone();
+        let known = state.knowledge.name(&host);
+        let applications = known.applications;
+        for (field, ints) in [
+            (content, known.content),
+            (security, known.security),
+            (FieldId::AppIds, &applications.ids),
+            (FieldId::AppTypeIds, &applications.type_ids),
+        ] {
+            if !ints.is_empty() {
+                self.learn(field, Value::Ints(ints.clone()));
+            }
+        }
+        if !known.feeds.is_empty() && self.facts.gate() == Gate::Dns {
+            self.learn(FieldId::DnsIndicatorFeed, Value::Ints(known.feeds.clone()));
+        }
+        for (field, texts) in [(FieldId::AppNames, &applications.names), (FieldId::AppStatuses, &applications.statuses)] {
+            if !texts.is_empty() {
+                self.learn(field, Value::Texts(texts.clone()));
+            }
+        }
+    }
+
+    /// Moves on to a station and lets its inspectors look.
+    pub fn reach(&mut self, station: Station) {
+        self.facts.reach(station);
+        let gate = self.facts.gate();
+        for inspector in inspect::INSPECTORS.iter().filter(|inspector| inspector.stations.contains(&(gate, station))) {
+            let state = self.state.clone();
+            match catch_unwind(AssertUnwindSafe(|| (inspector.inspect)(&self.facts, &state.knowledge))) {
+                Ok(findings) => self.note(findings),
+                Err(_) => self.inspector_failed(inspector.name),
+            }
+        }
+    }
+
+    /// Adds findings, and the fact that lists them.
+    fn note(&mut self, findings: Vec<Finding>) {
+        if findings.is_empty() {
+            return;
+        }
+        self.findings.extend(findings);
+        self.findings.truncate(FINDINGS_MAX);
+        let titles = Value::texts(self.findings.iter().map(|finding| format!("{}: {}", finding.by, finding.title)));
+        self.facts.set(FieldId::Findings, titles);
+    }
+
+    fn inspector_failed(&mut self, name: &'static str) {
+        tracing::error!(inspector = name, "inspector panicked");
+        self.failure = Some("inspector");
+        if self.state.settings.inspector_failure == FailureMode::Closed {
+            self.stopped = Some(own_refusal("inspector-failure", "this request could not be examined"));
+        }
+    }
+
+    /// The answer to a question that is not about access: the deciding rule's action, or the default.
+    pub fn ask(&mut self, question: Question) -> Action {
+        let decision = self.state.policy.decide(&self.facts, question, self.checkpoint.now());
+        self.answered(question, decision);
+        decision.action().unwrap_or(default_of(question))
+    }
+
+    /// Leave to act at the station reached. Where a rule waits for a later fact the leave is for this station only, so the
+    /// gate asks again at each later one.
+    pub fn permit(&mut self, destination: Destination) -> Result<Permit, Refusal> {
+        if let Some(refusal) = &self.stopped {
+            let refusal = refusal.clone();
+            self.refused(&refusal);
+            return Err(refusal);
+        }
+        let state = self.state.clone();
+        let (decision, outcome) = state.policy.permit(&self.facts, destination, self.checkpoint.now());
+        self.answered(Question::Access, decision);
+        if let Err(refusal) = &outcome {
+            self.refused(refusal);
+        }
+        outcome
+    }
+
+    /// Hands a file to the scanner and waits, bounded. A hit, or a file that could not be read where that fails closed,
+    /// refuses every later permit of this transaction; a `noscan` rule is how a rule makes an exception.
+    pub async fn scan(&mut self, file: File, name: &str) -> scan::Verdict {
+        let report = match self.checkpoint.0.scanner.clone() {
+            Some(scanner) => scanner.scan(file, name, self.state.settings.scan_deadline()).await,
+            None => scan::Report::unscannable(scan::Unscannable::Unavailable, 0),
+        };
+        self.learn_report(&report, name);
+        match &report.verdict {
+            scan::Verdict::Malicious => {
+                let reason = format!("malware found: {}", report.signature);
+                self.stopped = Some(own_refusal("malware", &reason));
+            }
+            scan::Verdict::Unscannable(reason) if self.state.settings.unscannable == FailureMode::Closed => {
+                let reason = format!("the file could not be scanned: {}", reason.as_str());
+                self.stopped = Some(own_refusal("unscannable", &reason));
+            }
+            _ => {}
+        }
+        report.verdict
+    }
+
+    fn learn_report(&mut self, report: &scan::Report, name: &str) {
+        let reason = match &report.verdict {
+            scan::Verdict::Unscannable(reason) => reason.as_str(),
+            _ => "",
+        };
+        let verdict = report.verdict.as_str();
+        self.learn(FieldId::ScanVerdict, Value::text(verdict));
+        self.learn(FieldId::IsMalicious, Value::Bool(report.verdict == scan::Verdict::Malicious));
+        self.learn(FieldId::FileSize, Value::Int(i64::try_from(report.size).unwrap_or(i64::MAX)));
+        for (field, text) in [
+            (FieldId::FileName, name),
+            (FieldId::FileSha256, &report.sha256),
+            (FieldId::FileType, &report.true_type),
+            (FieldId::ScanReason, reason),
+            (FieldId::ScanEngine, &report.engine),
+            (FieldId::ScanSignature, &report.signature),
+            (FieldId::ScanMember, &report.member),
+        ] {
+            if !text.is_empty() {
+                self.learn(field, Value::text(text));
+            }
+        }
+        self.learn_body(report);
+        self.note(report.findings.iter().map(finding).collect());
+    }
+
+    /// The body selectors of the web gate (HT-15, HT-16), for the body in hand.
+    fn learn_body(&mut self, report: &scan::Report) {
+        let (types, size) = match self.facts.station() {
+            Station::RequestBody => (FieldId::UploadFileTypes, FieldId::UploadFileSize),
+            Station::ResponseBody => (FieldId::DownloadFileTypes, FieldId::DownloadFileSize),
+            _ => return,
+        };
+        let groups = FILE_GROUPS.iter().filter(|(_, members)| members.contains(&report.true_type.as_str()));
+        let names = std::iter::once(report.true_type.as_str()).chain(groups.map(|(group, _)| *group));
+        self.learn(types, Value::texts(names.filter(|name| !name.is_empty())));
+        self.learn(size, Value::Int(i64::try_from(report.size / MEBIBYTE).unwrap_or(i64::MAX)));
+    }
+
+    /// Adds to the byte counts: `out` from the client, `into` to it.
+    pub fn count(&mut self, out: u64, into: u64) {
+        self.bytes_out = self.bytes_out.saturating_add(out);
+        self.bytes_in = self.bytes_in.saturating_add(into);
+    }
+
+    /// What failed, in a word of the events' closed list. The first failure is kept: the later ones follow from it.
+    pub fn fail(&mut self, failure: &'static str) {
+        self.failure.get_or_insert(failure);
+    }
+
+    /// Ends the transaction and records its event.
+    pub fn finish(mut self, disposition: Disposition) {
+        self.record(disposition);
+    }
+
+    fn answered(&mut self, question: Question, decision: Decision) {
+        let Some(answer) = self.state.policy.answer(question, decision) else { return };
+        match self.verdict.answers.iter_mut().find(|answer| answer.question == question) {
+            Some(earlier) => *earlier = answer,
+            None => self.verdict.answers.push(answer),
+        }
+    }
+
+    fn refused(&mut self, refusal: &Refusal) {
+        let answer = Answer { question: Question::Access, action: refusal.action, rule: refusal.rule.clone() };
+        self.verdict.answers.retain(|answer| answer.question != Question::Access || answer.rule.is_some());
+        if !self.verdict.answers.contains(&answer) {
+            self.verdict.answers.push(answer);
+        }
+        self.verdict.reason = refusal.reason.clone();
+    }
+
+    fn record(&mut self, disposition: Disposition) {
+        if std::mem::replace(&mut self.is_recorded, true) {
+            return;
+        }
+        let groups = match self.facts.get(FieldId::GroupNames) {
+            Some(Value::Texts(names)) => names.clone(),
+            _ => Arc::from([]),
+        };
+        self.record_facts(disposition);
+        redact(&mut self.facts, keep(&self.state.settings.privacy, &groups));
+        let facts = std::mem::replace(&mut self.facts, Facts::new(Gate::Dns));
+        let event = Event { id: EventId(0), time: self.began, class: Class::of(facts.gate()), facts };
+        self.checkpoint.0.recorder.record(event);
+    }
+
+    fn record_facts(&mut self, disposition: Disposition) {
+        self.facts.reach(Station::Record);
+        let severity = self.findings.iter().map(|finding| finding.severity).max().unwrap_or(Severity::Informational);
+        let severity = if self.stopped.is_some() { severity.max(Severity::High) } else { severity };
+        let micros = self.checkpoint.now().0.saturating_sub(self.began.0);
+        for (field, int) in [
+            (FieldId::SeverityId, severity.id()),
+            (FieldId::ActionId, disposition.action_id()),
+            (FieldId::DispositionId, disposition.id()),
+            (FieldId::PolicyRevision, self.state.policy.revision()),
+            (FieldId::BytesOut, i64::try_from(self.bytes_out).unwrap_or(i64::MAX)),
+            (FieldId::BytesIn, i64::try_from(self.bytes_in).unwrap_or(i64::MAX)),
+            (FieldId::DurationMs, micros / 1000),
+        ] {
+            self.learn(field, Value::Int(int));
+        }
+        self.learn(FieldId::Reference, Value::text(format!("{:016x}", self.id.0)));
+        self.learn(FieldId::VerdictOutcome, Value::text(disposition.as_str()));
+        if !self.verdict.reason.is_empty() {
+            self.learn(FieldId::VerdictReason, Value::Text(self.verdict.reason.clone()));
+        }
+        if let Some(failure) = self.failure {
+            self.learn(FieldId::Failure, Value::text(failure));
+        }
+        self.record_rules();
+    }
+
+    fn record_rules(&mut self) {
+        if let Some(rule) = self.verdict.answer(Question::Access).and_then(|answer| answer.rule.clone()) {
+            self.learn(FieldId::VerdictRule, Value::Text(rule.name));
+            self.learn(FieldId::VerdictRuleId, Value::Text(rule.id));
+        }
+        let rules: Vec<String> = self.verdict.answers.iter().filter_map(rule_text).collect();
+        if !rules.is_empty() {
+            self.learn(FieldId::VerdictRules, Value::texts(rules));
+        }
+    }
+}
+
+impl Drop for Passage {
+    fn drop(&mut self) {
+        let disposition = if self.failure.is_some() { Disposition::Error } else { Disposition::NoAction };
+        self.record(disposition);
+    }
+}
+
+fn connection_facts(facts: &mut Facts, session: &Session, began: Timestamp) {
+    use model::Transport;
+    let protocol = if session.transport == Transport::Udp { "udp" } else { "tcp" };
+    facts.set(FieldId::Time, Value::Int(began.0));
+    facts.set(FieldId::GateName, Value::text(session.gate.as_str()));
+    facts.set(FieldId::SourceIp, Value::Ip(session.client.ip().to_canonical()));
+    facts.set(FieldId::SourcePort, Value::Int(i64::from(session.client.port())));
+    facts.set(FieldId::Protocol, Value::text(protocol));
+    facts.set(FieldId::OnRamp, Value::text(session.transport.as_str()));
+    if session.gate == Gate::Dns {
+        facts.set(FieldId::DnsResolverIp, Value::ips([session.local.ip().to_canonical()]));
+    }
+    if !session.location.is_empty() {
+        facts.set(FieldId::Location, Value::Text(session.location.clone()));
+    }
+    let Some(identity) = &session.identity else { return };
+    for (field, text) in [
+        (FieldId::UserEmail, &identity.email),
+        (FieldId::UserName, &identity.name),
+        (FieldId::UserId, &identity.id),
+        (FieldId::IdentityHow, &identity.how),
+        (FieldId::DeviceId, &identity.device_id),
+        (FieldId::DeviceName, &identity.device_name),
+    ] {
+        if !text.is_empty() {
+            facts.set(field, Value::Text(text.clone()));
+        }
+    }
+    if !identity.groups.is_empty() {
+        facts.set(FieldId::GroupNames, Value::texts(identity.groups.iter().map(|group| &group.name)));
+        facts.set(FieldId::GroupIds, Value::texts(identity.groups.iter().map(|group| &group.id)));
+        facts.set(FieldId::GroupEmails, Value::texts(identity.groups.iter().map(|group| &group.email)));
+    }
+}
+
+/// Where a gate keeps a host, its parents, and the categories of both kinds.
+fn host_fields(gate: Gate) -> (FieldId, FieldId, FieldId, FieldId) {
+    match gate {
+        Gate::Dns => (FieldId::DnsFqdn, FieldId::DnsDomains, FieldId::DnsContentCategory, FieldId::DnsSecurityCategory),
+        Gate::Web | Gate::Api | Gate::Mail => {
+            (FieldId::HttpHost, FieldId::HttpDomains, FieldId::HttpContentCategory, FieldId::HttpSecurityCategory)
+        }
+        Gate::L4 => (FieldId::SniHost, FieldId::SniDomains, FieldId::FqdnContentCategory, FieldId::FqdnSecurityCategory),
+    }
+}
+
+/// What a question comes to when no rule answers it.
+fn default_of(question: Question) -> Action {
+    match question {
+        Question::Inspect => Action::Inspect,
+        Question::Isolate => Action::DoNotIsolate,
+        Question::Scan => Action::Scan,
+        Question::Access | Question::Answer | Question::Resolver => Action::Allow,
+    }
+}
+
+/// A refusal by the checkpoint itself. Its rule has the prefix `builtin.`, which no document may use.
+fn own_refusal(id: &str, reason: &str) -> Refusal {
+    Refusal {
+        action: Action::Block,
+        rule: Some(RuleName { id: Arc::from(format!("builtin.{id}")), name: Arc::from(id) }),
+        reason: Arc::from(reason),
+        location: None,
+        shows_page: false,
+        includes_context: false,
+    }
+}
+
+fn finding(found: &scan::Finding) -> Finding {
+    Finding {
+        by: Arc::from("scan"),
+        severity: if found.kind.is_suspicious() { Severity::Medium } else { Severity::Low },
+        title: Arc::from(format!("{:?}", found.kind)),
+        evidence: Arc::from(found.member.as_str()),
+    }
+}
+
+fn rule_text(answer: &Answer) -> Option<String> {
+    let rule = answer.rule.as_ref()?;
+    Some(format!("{}={}:{}", answer.question.as_str(), answer.action.as_str(), rule.name))
+}

@@ -1,0 +1,64 @@
+//! For the tests of gates: a checkpoint with a policy from text, an in-memory recorder and an in-process scanner.
+
+use std::fs::File;
+use std::io::Read;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use model::{Event, Recorder};
+use policy::document::Document;
+
+use crate::{Checkpoint, Scanner, Scanning, Settings};
+
+/// Keeps every event in memory.
+#[derive(Default)]
+pub struct Memory(Mutex<Vec<Event>>);
+
+/// Scans on the caller's thread with the built-in engines.
+pub struct InProcess(scan::Engines);
+
+pub struct Harness {
+    pub checkpoint: Checkpoint,
+    memory: Arc<Memory>,
+}
+
+impl Recorder for Memory {
+    fn record(&self, event: Event) {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).push(event);
+    }
+}
+
+impl Scanner for InProcess {
+    fn scan<'a>(&'a self, mut file: File, name: &'a str, _deadline: Duration) -> Scanning<'a> {
+        Box::pin(async move {
+            let mut bytes = Vec::new();
+            match file.read_to_end(&mut bytes) {
+                Ok(_) => scan::scan_bytes(&self.0, &scan::Limits::default(), name, &bytes),
+                Err(_) => scan::Report::unscannable(scan::Unscannable::Unavailable, 0),
+            }
+        })
+    }
+}
+
+impl Harness {
+    /// Panics where the policy does not compile: the test is wrong then.
+    #[expect(clippy::panic, reason = "a test's own policy must compile")]
+    pub fn new(policy_toml: &str) -> Harness {
+        Harness::with_settings(policy_toml, Settings::default())
+    }
+
+    #[expect(clippy::panic, reason = "a test's own policy must compile")]
+    pub fn with_settings(policy_toml: &str, settings: Settings) -> Harness {
+        let document = Document::from_toml(policy_toml).unwrap_or_else(|e| panic!("policy of the test: {e}"));
+        let (policy, _) = policy::Policy::compile(&document).unwrap_or_else(|e| panic!("policy of the test: {e:?}"));
+        let memory = Arc::new(Memory::default());
+        let scanner = Arc::new(InProcess(scan::Engines::builtin()));
+        let checkpoint = Checkpoint::new(policy, intel::Snapshot::empty(), settings, memory.clone(), Some(scanner), 1);
+        Harness { checkpoint, memory }
+    }
+
+    /// Every event recorded so far.
+    pub fn events(&self) -> Vec<Event> {
+        self.memory.0.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+}

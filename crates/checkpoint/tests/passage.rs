@@ -1,0 +1,217 @@
+//! However a transaction ends, it leaves exactly one final event, and the event says what was decided and by which rule.
+#![expect(clippy::unwrap_used, clippy::panic, reason = "a test stops where its own set-up fails")]
+
+use std::io::{Seek, Write};
+use std::net::SocketAddr;
+use std::sync::Arc;
+
+use checkpoint::testing::Harness;
+use checkpoint::{Credential, FailureMode, LogPrivacy, PrivacyRule, ScanVerdict, Settings};
+use model::{Action, Destination, Disposition, Event, FieldId, Gate, Question, Session, Station, Timestamp, Transport, Value};
+
+const BLOCK_EXAMPLE: &str = r#"
+[[rule]]
+id = "no-example"
+name = "No example"
+gate = "dns"
+action = "block"
+when = 'any(dns.domains[*] == "example.com")'
+settings = { block_reason = "not today" }
+
+[[rule]]
+id = "no-scan"
+name = "Trusted mirror"
+gate = "web"
+action = "noscan"
+when = 'http.request.host == "mirror.example"'
+"#;
+
+fn session(harness: &Harness, gate: Gate) -> Session {
+    Session {
+        id: harness.checkpoint.next_session(),
+        gate,
+        transport: Transport::Udp,
+        began: Timestamp(0),
+        client: SocketAddr::from(([192, 0, 2, 1], 5000)),
+        local: SocketAddr::from(([127, 0, 0, 1], 53)),
+        location: Arc::from(""),
+        identity: None,
+    }
+}
+
+fn text(event: &Event, field: FieldId) -> String {
+    event.facts.get(field).map(ToString::to_string).unwrap_or_default()
+}
+
+fn resolve(name: &str) -> Destination {
+    Destination::Resolve { name: Arc::from(name) }
+}
+
+fn file(bytes: &[u8]) -> std::fs::File {
+    let mut file = tempfile::tempfile().unwrap();
+    file.write_all(bytes).unwrap();
+    file.rewind().unwrap();
+    file
+}
+
+/// The standard harmless test file, put together at run time.
+fn test_virus() -> Vec<u8> {
+    [r"X5O!P%@AP[4\PZX54(P^)7CC)7}$EICAR", "-STANDARD-ANTIVIRUS-", "TEST-FILE!$H+H*"].concat().into_bytes()
+}
+
+#[test]
+fn a_blocked_name_is_refused_and_its_event_names_the_rule() {
+    let harness = Harness::new(BLOCK_EXAMPLE);
+    let mut passage = harness.checkpoint.examine(&session(&harness, Gate::Dns));
+    passage.learn_host("WWW.example.com.");
+    passage.reach(Station::Question);
+    let Err(refusal) = passage.permit(resolve("www.example.com")) else { panic!("a permit was given") };
+    assert_eq!(refusal.action, Action::Block);
+    passage.finish(Disposition::Blocked);
+
+    let events = harness.events();
+    assert_eq!(events.len(), 1);
+    assert_eq!(text(&events[0], FieldId::DnsFqdn), "www.example.com");
+    assert_eq!(text(&events[0], FieldId::VerdictRule), "No example");
+    assert_eq!(text(&events[0], FieldId::VerdictReason), "not today");
+    assert_eq!(text(&events[0], FieldId::VerdictOutcome), "blocked");
+    assert_eq!(text(&events[0], FieldId::SourceIp), "192.0.2.1");
+}
+
+#[test]
+fn a_name_that_no_rule_matches_gets_a_permit_for_that_name_alone() {
+    let harness = Harness::new(BLOCK_EXAMPLE);
+    let mut passage = harness.checkpoint.examine(&session(&harness, Gate::Dns));
+    passage.learn_host("example.org");
+    passage.reach(Station::Question);
+    let Ok(permit) = passage.permit(resolve("example.org")) else { panic!("refused") };
+    assert_eq!(permit.destination(), &resolve("example.org"));
+    passage.finish(Disposition::Allowed);
+    assert_eq!(harness.events().len(), 1);
+}
+
+#[test]
+fn a_dropped_passage_leaves_one_event() {
+    let harness = Harness::new("");
+    drop(harness.checkpoint.examine(&session(&harness, Gate::Dns)));
+    let mut failed = harness.checkpoint.examine(&session(&harness, Gate::Dns));
+    failed.fail("client_gone");
+    failed.fail("deadline");
+    drop(failed);
+    let events = harness.events();
+    assert_eq!(events.len(), 2);
+    assert_eq!(text(&events[0], FieldId::VerdictOutcome), "no_action");
+    assert_eq!(text(&events[1], FieldId::VerdictOutcome), "error");
+    assert_eq!(text(&events[1], FieldId::Failure), "client_gone");
+    assert_ne!(text(&events[0], FieldId::Reference), text(&events[1], FieldId::Reference));
+}
+
+#[test]
+fn a_cancelled_task_leaves_one_event() {
+    let harness = Harness::new("");
+    let passage = harness.checkpoint.examine(&session(&harness, Gate::Web));
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    runtime.block_on(async {
+        let task = tokio::spawn(async move {
+            let _held = passage;
+            std::future::pending::<()>().await;
+        });
+        tokio::task::yield_now().await;
+        task.abort();
+        let _ = task.await;
+    });
+    assert_eq!(harness.events().len(), 1);
+}
+
+#[test]
+fn a_panicking_task_leaves_one_event() {
+    let harness = Harness::new("");
+    let passage = harness.checkpoint.examine(&session(&harness, Gate::Web));
+    let ended = std::thread::spawn(move || {
+        let _held = passage;
+        panic!("on purpose");
+    })
+    .join();
+    assert!(ended.is_err());
+    assert_eq!(harness.events().len(), 1);
+}
+
+#[tokio::test]
+async fn malware_refuses_every_later_permit() {
+    let harness = Harness::new("");
+    let mut passage = harness.checkpoint.examine(&session(&harness, Gate::Web));
+    passage.learn_host("files.example");
+    passage.reach(Station::ResponseBody);
+    let verdict = passage.scan(file(&test_virus()), "invoice.com").await;
+    assert_eq!(verdict, ScanVerdict::Malicious);
+    for _ in 0..2 {
+        let Err(refusal) = passage.permit(Destination::Client) else { panic!("malware got a permit") };
+        assert_eq!(refusal.rule.map(|rule| rule.id.to_string()).as_deref(), Some("builtin.malware"));
+    }
+    passage.finish(Disposition::Blocked);
+    let events = harness.events();
+    assert_eq!(text(&events[0], FieldId::ScanVerdict), "malicious");
+    assert_eq!(text(&events[0], FieldId::VerdictRuleId), "builtin.malware");
+    assert_eq!(text(&events[0], FieldId::FileName), "invoice.com");
+    assert_eq!(text(&events[0], FieldId::FileSha256).len(), 64);
+}
+
+#[test]
+fn a_noscan_rule_is_an_answer_to_ask() {
+    let harness = Harness::new(BLOCK_EXAMPLE);
+    for (host, action) in [("mirror.example", Action::DoNotScan), ("other.example", Action::Scan)] {
+        let mut passage = harness.checkpoint.examine(&session(&harness, Gate::Web));
+        passage.learn_host(host);
+        passage.reach(Station::Request);
+        assert_eq!(passage.ask(Question::Scan), action, "{host}");
+        passage.finish(Disposition::Allowed);
+    }
+    assert_eq!(text(&harness.events()[0], FieldId::VerdictRules), "scan=noscan:Trusted mirror");
+}
+
+#[test]
+fn a_child_knows_its_connection_and_has_its_own_event() {
+    let harness = Harness::new("");
+    let mut tunnel = harness.checkpoint.examine(&session(&harness, Gate::Web));
+    tunnel.learn_host("example.org");
+    let child = tunnel.child();
+    assert_ne!(child.reference(), tunnel.reference());
+    assert_eq!(child.facts().get(FieldId::HttpHost), Some(&Value::text("example.org")));
+    child.finish(Disposition::Allowed);
+    tunnel.finish(Disposition::Allowed);
+    assert_eq!(harness.events().len(), 2);
+}
+
+#[test]
+fn what_may_not_be_kept_is_not_in_the_event() {
+    let privacy = vec![PrivacyRule { group: String::new(), keep: LogPrivacy::CountsOnly }];
+    let settings = Settings { privacy, unscannable: FailureMode::Closed, ..Settings::default() };
+    let harness = Harness::with_settings("", settings);
+    let mut passage = harness.checkpoint.examine(&session(&harness, Gate::Dns));
+    passage.learn_host("secret.example");
+    passage.finish(Disposition::Allowed);
+    let event = &harness.events()[0];
+    for field in [FieldId::DnsFqdn, FieldId::DnsDomains, FieldId::SourceIp] {
+        assert_eq!(event.facts.get(field), None);
+    }
+    assert_eq!(text(event, FieldId::VerdictOutcome), "allowed");
+}
+
+#[test]
+fn a_token_names_its_user_and_a_wrong_one_nobody() {
+    let token = checkpoint::token_of(&"k".repeat(checkpoint::TOKEN_SECRET_CHARS));
+    let policy = format!(
+        "[[group]]\nname = \"finance\"\nid = \"g1\"\n[[user]]\nemail = \"ann@example.com\"\ngroups = [\"finance\"]\ntokens = [\"{}\"]\n\
+         [[location]]\nname = \"office\"\nnetworks = [\"192.0.2.0/24\"]\nuser = \"ann@example.com\"\ndoh_token = \"t1\"\n",
+        checkpoint::secret_digest(&token)
+    );
+    let harness = Harness::new(&policy);
+    let ann = harness.checkpoint.identify(&Credential::Token(&token)).unwrap();
+    assert_eq!((&*ann.email, &*ann.groups[0].id, &*ann.how), ("ann@example.com", "g1", "token"));
+    let basic = Credential::Basic { user: "ann@example.com", password: &token };
+    assert!(harness.checkpoint.identify(&basic).is_some());
+    assert!(harness.checkpoint.identify(&Credential::Token("skt_nonsense")).is_none());
+    assert_eq!(&*harness.checkpoint.locate([192, 0, 2, 9].into(), None).unwrap().name, "office");
+    assert!(harness.checkpoint.locate([192, 0, 3, 9].into(), None).is_none());
+    assert!(harness.checkpoint.locate([192, 0, 2, 9].into(), Some("unknown")).is_none());
+}
