@@ -7,6 +7,7 @@ use std::sync::Arc;
 use xxhash_rust::xxh3::Xxh3;
 
 use crate::CategoryKind;
+use crate::brand::{BRANDS_MAX, Brand};
 use crate::catalogue::{Application, ApplicationMatch, Catalogue, Relation};
 use crate::entries::Scope;
 use crate::list::{canonical_url, sha256_bytes};
@@ -22,6 +23,7 @@ pub const LISTS_MAX: usize = 60_000;
 pub struct Builder {
     catalogue: Catalogue,
     lists: Vec<NamedList>,
+    brands: Vec<Brand>,
     omitted: usize,
 }
 
@@ -95,9 +97,23 @@ impl Builder {
         self
     }
 
+    /// Adds a registered domain whose imitations are looked for. A name without one, and what goes beyond
+    /// [`BRANDS_MAX`], is counted as omitted.
+    ///
+    /// [`BRANDS_MAX`]: crate::brand::BRANDS_MAX
+    pub fn add_brand(&mut self, domain: &str) -> &mut Builder {
+        match Brand::new(domain) {
+            Some(brand) if self.brands.len() < BRANDS_MAX => self.brands.push(brand),
+            _ => self.omitted += 1,
+        }
+        self
+    }
+
     pub fn build(self) -> Snapshot {
-        let Builder { catalogue, lists, omitted } = self;
+        let Builder { catalogue, lists, brands, omitted } = self;
         let mut compiling = Compiling::new(omitted);
+        compiling.digest.update(format!("{brands:?}\n").as_bytes());
+        compiling.compiled.brands = brands.into();
         for (number, list) in lists.into_iter().enumerate() {
             compiling.add(number as u16, list);
         }

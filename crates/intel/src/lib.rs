@@ -6,6 +6,7 @@
 #![forbid(unsafe_code)]
 #![cfg_attr(test, allow(clippy::expect_used, reason = "a test that cannot begin has failed"))]
 
+pub mod brand;
 pub mod catalogue;
 pub mod category;
 mod compile;
@@ -19,6 +20,7 @@ mod ranges;
 pub mod snapshot;
 mod table;
 
+pub use brand::Brand;
 pub use catalogue::{Application, ApplicationMatch, Catalogue, Relation};
 pub use category::{Category, CategoryKind, category_named};
 pub use compile::{Builder, LISTS_MAX};

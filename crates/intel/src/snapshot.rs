@@ -10,6 +10,7 @@ use std::net::IpAddr;
 use std::sync::Arc;
 
 use crate::CategoryKind;
+use crate::brand::Brand;
 use crate::catalogue::ApplicationMatch;
 use crate::compile::Builder;
 use crate::entries::Entries;
@@ -98,6 +99,7 @@ pub(crate) struct Compiled {
     pub hashes: Table,
     pub addresses: Ranges,
     pub sets: Vec<Set>,
+    pub brands: Box<[Brand]>,
     pub definitions: String,
     pub entries: usize,
     pub omitted: usize,
@@ -165,6 +167,11 @@ impl Snapshot {
     /// What is known about a file by its SHA-256 in hexadecimal.
     pub fn hash(&self, sha256: &str) -> Knowledge<'_> {
         self.knowledge(sha256_bytes(sha256).and_then(|hash| self.0.hashes.get(&hash)))
+    }
+
+    /// The names whose imitations are looked for.
+    pub fn brands(&self) -> &[Brand] {
+        &self.0.brands
     }
 
     /// Bytes that the compiled lists hold on the heap.
