@@ -184,9 +184,6 @@ impl<'a> Parser<'a> {
 
     fn quantified(&mut self, over: Over) -> Result<Expression, Problem> {
         let at = self.offset();
-        if self.quantifier.is_some() {
-            return Err(self.unexpected("one comparison with `[*]`; `any` and `all` do not nest"));
-        }
         self.advance();
         self.require("(")?;
         self.quantifier = Some(over);
@@ -215,6 +212,9 @@ impl<'a> Parser<'a> {
             let inner = self.deeper(Parser::element_test)?;
             self.require(")")?;
             return Ok(inner);
+        }
+        if let Token::Word("any" | "all") = self.peek() {
+            return Err(self.unexpected("one comparison with `[*]`; `any` and `all` do not nest"));
         }
         let expression = self.comparison()?;
         let runs = match &expression {
