@@ -98,7 +98,7 @@ fn folded(label: &str) -> Folded {
             (b'r', Some(b'n')) => (b'm', after.get(1..).unwrap_or_default()),
             (b'v', Some(b'v')) => (b'w', after.get(1..).unwrap_or_default()),
             (b'0', _) => (b'o', after),
-            (b'1' | b'i' | b'|', _) => (b'l', after),
+            (b'1' | b'|', _) => (b'l', after),
             (other, _) => (*other, after),
         };
         if let Some(place) = folded.bytes.get_mut(folded.length) {
@@ -110,13 +110,17 @@ fn folded(label: &str) -> Folded {
     folded
 }
 
-/// Whether one insertion, deletion, replacement or swap of neighbours makes one of the other.
+/// Whether one insertion, deletion, replacement or swap of neighbours makes one of the other. The first character must
+/// stay: readers notice it, and changing it mostly makes another word (`cloud` of `icloud`).
 fn is_slip(a: &[u8], b: &[u8]) -> bool {
     let (short, long) = if a.len() <= b.len() { (a, b) } else { (b, a) };
     if long.len() - short.len() > 1 || short == long {
         return false;
     }
     let same = short.iter().zip(long).take_while(|(x, y)| x == y).count();
+    if same == 0 {
+        return false;
+    }
     let (short, long) = (short.get(same..).unwrap_or_default(), long.get(same..).unwrap_or_default());
     if short.len() < long.len() {
         return Some(short) == long.get(1..);
@@ -174,6 +178,8 @@ mod tests {
         for host in ["gogle.com", "googgle.com", "googel.com", "goofle.com", "microsoft1.com"] {
             assert_eq!(found(host), Some(Resemblance::Slip), "{host}");
         }
-        assert_eq!(found("aple.com"), None);
+        for host in ["aple.com", "oogle.com", "ogogle.com", "boogle.com", "google.com.example.net"] {
+            assert_eq!(found(host), None, "{host}");
+        }
     }
 }

@@ -2,7 +2,7 @@
 //! tunnel. A name alone is not enough to block on; random-looking and long names are common in advertising and
 //! telemetry, so these findings are low.
 
-use intel::{Snapshot, public_suffix, registered_domain};
+use intel::{Snapshot, public_suffix, registered_domain, registry_domain};
 use model::{Facts, Finding, Severity};
 use unicode_security::{RestrictionLevel, RestrictionLevelDetection};
 
@@ -44,15 +44,19 @@ pub fn mixes_scripts(label: &str) -> bool {
 }
 
 pub fn inspect_random(facts: &Facts, _: &Snapshot) -> Vec<Finding> {
-    let label = crate::host(facts).and_then(registered_domain).and_then(|domain| domain.split('.').next());
-    match label.filter(|label| looks_random(label)) {
-        Some(label) => crate::finding(RANDOM, Severity::Low, "the registered domain looks random", label),
+    match crate::host(facts).filter(|host| looks_random(host)) {
+        Some(host) => {
+            crate::finding(RANDOM, Severity::Low, "the registered domain looks random", registry_domain(host).unwrap_or(host))
+        }
         None => Vec::new(),
     }
 }
 
-pub fn looks_random(label: &str) -> bool {
-    random_score(label) > RANDOM_SCORE_MAX
+/// Whether what was registered of this host looks random. Names that a hosting company made up for a customer do, and
+/// say nothing.
+pub fn looks_random(host: &str) -> bool {
+    let label = registry_domain(host).and_then(|domain| domain.split('.').next());
+    label.is_some_and(|label| random_score(label) > RANDOM_SCORE_MAX)
 }
 
 /// Four for each character of the longest run without a vowel, two for each change between letters and digits, one for
@@ -106,14 +110,14 @@ mod tests {
         for label in
             ["", "a", "versicherungsvergleich", "1und1", "xn--wgv71a119e", "sanktpeterburg", "stackoverflow", "shinjuku-ku"]
         {
-            assert!(!looks_random(label), "{label} {}", random_score(label));
+            assert!(!looks_random(&format!("{label}.com")), "{label} {}", random_score(label));
         }
     }
 
     #[test]
     fn long_random_labels_do() {
         for label in ["x3k9q7zr2w8v5t1n", "qxkzwvbtrplmnghd", "1a2b3c4d5e6f7a8b9c0d1e2f3a4b5c6d"] {
-            assert!(looks_random(label), "{label} {}", random_score(label));
+            assert!(looks_random(&format!("www.{label}.com")), "{label} {}", random_score(label));
         }
     }
 

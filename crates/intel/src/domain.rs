@@ -10,6 +10,19 @@ pub fn registered_domain(host: &str) -> Option<&str> {
     psl::domain_str(host)
 }
 
+/// The registered domain by the suffixes of registries alone: `a.cloudfront.net` gives `cloudfront.net`. For looking at
+/// what somebody chose to register, which a generated customer name below a hosting company's suffix is not.
+pub fn registry_domain(host: &str) -> Option<&str> {
+    let mut suffix = psl::suffix(host.as_bytes())?;
+    while suffix.typ() == Some(psl::Type::Private) {
+        let dot = suffix.as_bytes().iter().position(|byte| *byte == b'.')?;
+        suffix = psl::suffix(suffix.as_bytes().get(dot + 1..)?)?;
+    }
+    let before = host.len().checked_sub(suffix.as_bytes().len() + 1)?;
+    let label = host.get(..before)?.rsplit('.').next().filter(|label| !label.is_empty())?;
+    host.get(before - label.len()..)
+}
+
 /// The public suffix of a host, where the list knows it: `www.example.co.uk` gives `co.uk`.
 pub fn public_suffix(host: &str) -> Option<&str> {
     psl::suffix(host.as_bytes()).filter(psl::Suffix::is_known).and_then(|suffix| std::str::from_utf8(suffix.as_bytes()).ok()).map(
@@ -36,6 +49,17 @@ mod tests {
         assert_eq!(registered_domain("www.example.co.uk"), Some("example.co.uk"));
         assert_eq!(registered_domain("a.b.github.io"), Some("b.github.io"));
         assert_eq!(registered_domain("example.com"), Some("example.com"));
+        for (host, domain) in [
+            ("d111.cloudfront.net", Some("cloudfront.net")),
+            ("cloudfront.net", Some("cloudfront.net")),
+            ("www.example.co.uk", Some("example.co.uk")),
+            ("s3.eu-west-1.amazonaws.com", Some("amazonaws.com")),
+            ("co.uk", None),
+            ("com", None),
+            ("", None),
+        ] {
+            assert_eq!(registry_domain(host), domain, "{host}");
+        }
         assert_eq!(public_suffix("www.example.co.uk"), Some("co.uk"));
         assert_eq!(public_suffix("host.internal-name-of-nobody"), None);
     }

@@ -24,7 +24,7 @@ pub use brand::Brand;
 pub use catalogue::{Application, ApplicationMatch, Catalogue, Relation};
 pub use category::{Category, CategoryKind, category_named};
 pub use compile::{Builder, LISTS_MAX};
-pub use domain::{public_suffix, registered_domain};
+pub use domain::{public_suffix, registered_domain, registry_domain};
 pub use entries::{Entries, Scope};
 pub use error::Error;
 pub use feed::{FEEDS, Feed};
