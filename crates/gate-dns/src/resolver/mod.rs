@@ -1,0 +1,273 @@
+//! The forwarding resolver: what a permit allows is looked for in the cache, then asked of the upstreams, and checked on
+//! its way in. Obligations of the permit decide what is asked instead, and of whom. It never decides whether a name may
+//! be asked for.
+
+mod cache;
+mod check;
+mod flight;
+mod forward;
+mod guard;
+mod rewrite;
+mod safe_search;
+
+use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use checkpoint::{FailureMode, Permit};
+use hickory_proto::rr::{Name, RecordType};
+use model::{Destination, Obligation};
+use tokio::time::timeout;
+
+pub(crate) use self::cache::Entry;
+pub use self::forward::Failure;
+pub(crate) use self::rewrite::Rewrite;
+
+use self::cache::{Cache, Held, Key, Retention};
+use self::check::Checked;
+use self::flight::{Flights, Leader, Role, await_landing};
+use self::forward::Forwarder;
+use crate::Error;
+use crate::decode::{Query, host_text};
+use crate::reply::{Reply, extended};
+use crate::spec::DnsGateConfig;
+
+/// A client with an expired answer at hand waits this long for a new one (RFC 8767 section 5).
+const STALE_WAIT: Duration = Duration::from_millis(1_800);
+
+/// Names that are asked for in turn when an upstream gives an alias without its end.
+const FOLLOWED_MAX: usize = 8;
+
+/// What an upstream is asked.
+#[derive(Clone, Debug)]
+pub(crate) struct Question {
+    /// In lower case.
+    pub(crate) name: Name,
+    pub(crate) kind: RecordType,
+    pub(crate) dnssec_ok: bool,
+    pub(crate) checking_disabled: bool,
+}
+
+/// Where an answer came from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Source {
+    Upstream,
+    Cache,
+    /// Out of the cache after its time, because no upstream answered.
+    Stale,
+    /// Made here: an override, or ANY made small.
+    Local,
+}
+
+#[derive(Clone, Debug)]
+pub(crate) struct Resolved {
+    pub(crate) entry: Arc<Entry>,
+    pub(crate) source: Source,
+    pub(crate) rewrite: Option<Rewrite>,
+}
+
+/// Resolves names by the gate's upstreams and cache. Clones share both.
+#[derive(Clone)]
+pub struct DnsResolver(Arc<Inner>);
+
+struct Inner {
+    cache: Cache,
+    flights: Arc<Flights>,
+    forwarder: Forwarder,
+    config: DnsGateConfig,
+}
+
+impl DnsResolver {
+    /// A resolver without a gate, for roles that have none.
+    pub fn new(config: &DnsGateConfig) -> Result<DnsResolver, Error> {
+        let retention = Retention {
+            ttl_min: config.spec.cache_ttl_seconds_min,
+            ttl_max: config.spec.cache_ttl_seconds_max,
+            stale: Duration::from_secs(config.spec.stale_seconds_max.into()),
+        };
+        Ok(DnsResolver(Arc::new(Inner {
+            cache: Cache::new(config.spec.cache_bytes, retention),
+            flights: Arc::new(Flights::default()),
+            forwarder: Forwarder::new(config)?,
+            config: config.clone(),
+        })))
+    }
+
+    /// The addresses of a host, for a gate that is about to connect: its own permit, for that connection, is what lets
+    /// anything pass. An address is returned as it is.
+    pub async fn lookup(&self, host: &str) -> Result<Vec<IpAddr>, Error> {
+        if let Ok(address) = host.parse() {
+            return Ok(vec![address]);
+        }
+        let name = wire_name(host).ok_or_else(|| Error::NotAHost { host: host.to_owned() })?;
+        let (v4, v6) = tokio::join!(self.lookup_kind(&name, RecordType::A), self.lookup_kind(&name, RecordType::AAAA));
+        let failure = match (&v4, &v6) {
+            (Err(failure), Err(_)) => Some(*failure),
+            _ => None,
+        };
+        match failure {
+            Some(failure) => Err(Error::Unresolved { host: host.to_owned(), failure }),
+            None => Ok([v4, v6].into_iter().flatten().flatten().collect()),
+        }
+    }
+
+    async fn lookup_kind(&self, name: &Name, kind: RecordType) -> Result<Vec<IpAddr>, Failure> {
+        let question = Question { name: name.clone(), kind, dnssec_ok: false, checking_disabled: false };
+        let (entry, _) = self.find(question, Box::default(), self.0.config.spec.fails).await?;
+        Ok(entry.reply.answers.iter().filter_map(|record| record.data.ip_addr()).collect())
+    }
+
+    /// Carries out a permit to resolve. The name is the permit's; the query adds type and flags.
+    pub(crate) async fn resolve(&self, permit: Permit, query: &Query, fails: FailureMode) -> Result<Resolved, Failure> {
+        let (destination, obligations) = permit.into_parts();
+        let Destination::Resolve { name: permitted } = destination else { return Err(Failure::NotPermitted) };
+        if *permitted != *query.host {
+            return Err(Failure::NotPermitted);
+        }
+        let question = Question {
+            name: query.name.to_lowercase(),
+            kind: query.kind,
+            dnssec_ok: query.edns.is_some_and(|edns| edns.dnssec_ok),
+            checking_disabled: query.checking_disabled || obligations.contains(&Obligation::DangerSkipDnssec),
+        };
+        match rewrite::of(&obligations, query, &self.0.config.spec) {
+            None => {
+                let (entry, source) = self.find(question, route_of(&obligations), fails).await?;
+                Ok(Resolved { entry, source, rewrite: None })
+            }
+            Some(rewrite) => self.rewritten(rewrite, question, &obligations, fails).await,
+        }
+    }
+
+    async fn rewritten(
+        &self,
+        rewrite: Rewrite,
+        question: Question,
+        obligations: &[Obligation],
+        fails: FailureMode,
+    ) -> Result<Resolved, Failure> {
+        let ttl = self.0.config.spec.block_ttl_seconds;
+        let (mut reply, target) = rewrite.begin(&question, ttl);
+        let mut upstream = Arc::from("");
+        if let Some(target) = target {
+            let follow_up = Question { name: target, ..question.clone() };
+            let (entry, _) = self.find(follow_up, route_of(obligations), fails).await?;
+            rewrite::append(&mut reply, &entry, Instant::now());
+            upstream = Arc::clone(&entry.upstream);
+        }
+        let entry = Entry::new(&question.name, question.kind, reply, upstream, Instant::now()).ok_or(Failure::TooLong)?;
+        Ok(Resolved { entry: Arc::new(entry), source: Source::Local, rewrite: Some(rewrite) })
+    }
+
+    /// The cache, and behind it the upstreams.
+    async fn find(&self, question: Question, route: Box<[SocketAddr]>, fails: FailureMode) -> Result<(Arc<Entry>, Source), Failure> {
+        let key = Key {
+            host: host_text(&question.name).unwrap_or_else(|| question.name.to_ascii()).into(),
+            kind: question.kind,
+            dnssec_ok: question.dnssec_ok,
+            checking_disabled: question.checking_disabled,
+            route,
+        };
+        let stale = match self.0.cache.get(&key, Instant::now()) {
+            Held::Fresh(entry) => return Ok((entry, Source::Cache)),
+            Held::Stale(entry) if fails == FailureMode::Open => Some(entry),
+            Held::Stale(_) | Held::Nothing => None,
+        };
+        if self.0.cache.failed(&key) {
+            return stale.map(|entry| (entry, Source::Stale)).ok_or(Failure::Remembered);
+        }
+        let landing = match self.0.flights.board(&key) {
+            Role::Leader(leader) => {
+                let landing = leader.follow();
+                tokio::spawn(self.clone().fly(leader, key, question));
+                landing
+            }
+            Role::Follower(landing) => landing,
+            Role::Refused => return stale.map(|entry| (entry, Source::Stale)).ok_or(Failure::Overloaded),
+        };
+        match stale {
+            None => await_landing(landing).await.map(|entry| (entry, Source::Upstream)),
+            Some(stale) => match timeout(STALE_WAIT, await_landing(landing)).await {
+                Ok(Ok(entry)) => Ok((entry, Source::Upstream)),
+                Ok(Err(_)) | Err(_) => Ok((stale, Source::Stale)),
+            },
+        }
+    }
+
+    /// Asks, keeps and lands. It goes on when the clients that wait for it have left, so that the next finds the answer.
+    async fn fly(self, leader: Leader, key: Key, question: Question) {
+        let outcome = self.ask(&question, &key).await.map(Arc::new);
+        match &outcome {
+            Ok(entry) => self.0.cache.keep(key, Arc::clone(entry)),
+            Err(_) => self.0.cache.keep_failure(key),
+        }
+        leader.land(outcome);
+    }
+
+    async fn ask(&self, question: &Question, key: &Key) -> Result<Entry, Failure> {
+        let (mut reply, upstream) = self.ask_to_the_end(question, &key.route).await?;
+        let rebinding = self.guard(&mut reply, question, key);
+        self.0.cache.clamp(&mut reply);
+        let entry = Entry::new(&question.name, question.kind, reply, upstream, Instant::now()).ok_or(Failure::TooLong)?;
+        Ok(Entry { rebinding, ..entry })
+    }
+
+    /// Follows aliases whose end an upstream left out.
+    async fn ask_to_the_end(&self, question: &Question, route: &[SocketAddr]) -> Result<(Reply, Arc<str>), Failure> {
+        let forwarder = &self.0.forwarder;
+        let (Checked { mut reply, mut dangling }, upstream) = forwarder.ask(question, route).await?;
+        let mut seen = vec![question.name.clone()];
+        while let Some(target) = dangling.take() {
+            if seen.len() > FOLLOWED_MAX || seen.contains(&target) {
+                return Err(Failure::EndlessChain);
+            }
+            seen.push(target.clone());
+            let follow_up = Question { name: target, ..question.clone() };
+            let (more, _) = forwarder.ask(&follow_up, route).await?;
+            dangling = more.dangling;
+            reply.code = more.reply.code;
+            reply.authentic &= more.reply.authentic;
+            reply.answers.extend(more.reply.answers);
+            reply.authorities = more.reply.authorities;
+        }
+        Ok((reply, upstream))
+    }
+
+    /// Takes out what may not enter. True where private addresses were among it. Resolvers that a rule chose are trusted
+    /// with private addresses: internal zones are what they are for (AC-07).
+    fn guard(&self, reply: &mut Reply, question: &Question, key: &Key) -> bool {
+        let spec = &self.0.config.spec;
+        if spec.strip_https_hints {
+            guard::strip_hints(reply);
+        }
+        let exempt = !spec.rebinding_protection
+            || !key.route.is_empty()
+            || guard::may_be_private(&key.host, &self.0.config.rebinding_allowed);
+        let dropped = !exempt && guard::drop_private(reply);
+        if dropped {
+            reply.authentic = false;
+        }
+        if dropped && !reply.has(question.kind) {
+            let text = "private address for a public name";
+            *reply = Reply::negative(reply.code, &question.name, spec.block_ttl_seconds).with_error(extended::BLOCKED, text);
+        }
+        dropped
+    }
+}
+
+/// The resolvers that a rule chose (GW-035).
+fn route_of(obligations: &[Obligation]) -> Box<[SocketAddr]> {
+    let chosen = obligations.iter().find_map(|obligation| match obligation {
+        Obligation::Resolvers { addresses } => Some(addresses.as_slice()),
+        _ => None,
+    });
+    chosen.unwrap_or_default().into()
+}
+
+/// A host as text becomes a name for the wire, in lower case.
+pub(crate) fn wire_name(host: &str) -> Option<Name> {
+    let host = model::name::canonical(host)?;
+    let mut name = Name::from_ascii(host).ok()?;
+    name.set_fqdn(true);
+    Some(name)
+}
