@@ -12,7 +12,10 @@
 
 pub mod authority;
 mod error;
+pub mod framing;
 pub mod mint;
+pub mod proxyprotocol;
+pub mod socks5;
 pub mod trust;
 pub mod upstream;
 
