@@ -1,1 +1,235 @@
-//! placeholder
+//! The pool of scan workers, seen from a gate: hand in a file, get a report before the deadline, whatever happens. A worker
+//! that dies, hangs or babbles is killed and replaced; its file is unscannable. This side never looks into the file.
+
+use crate::Error;
+use crate::clamd;
+use crate::engines::Definitions;
+use crate::limits::Limits;
+use crate::report::{Report, Unscannable, Verdict};
+use crate::wire::{self, Hello, Job, Ready};
+use std::fs::File;
+use std::os::fd::{AsFd, OwnedFd};
+use std::path::{Path, PathBuf};
+use std::process::Stdio;
+use std::sync::{Mutex, PoisonError};
+use std::time::Duration;
+use tokio::io::{AsyncReadExt, AsyncWriteExt, Interest};
+use tokio::net::UnixStream;
+use tokio::process::{Child, Command};
+use tokio::sync::Semaphore;
+use tokio::time::{Instant, timeout, timeout_at};
+
+/// Address space of one worker: the largest file, everything unpacked from it, and definitions of some hundred MiB.
+pub const MEMORY_BYTES_MAX: u64 = 2 << 30;
+/// A worker is replaced after so many files, which bounds what a slow leak or a fragmented heap can cost.
+pub const SCANS_PER_WORKER_MAX: u32 = 10_000;
+/// Loading the largest rule sets takes under twenty seconds.
+const START_SECONDS_MAX: Duration = Duration::from_secs(60);
+/// How long a draining worker may take to notice that its socket closed.
+const DRAIN_SECONDS_MAX: Duration = Duration::from_secs(5);
+/// A file name in a job; longer ones are cut, they only serve the name check.
+const NAME_BYTES_MAX: usize = 1024;
+
+/// How the pool is run.
+#[derive(Debug, Clone)]
+pub struct PoolConfig {
+    pub workers: usize,
+    pub definitions: Definitions,
+    pub limits: Limits,
+    /// The program that becomes a worker when started as `PROGRAM scan-worker`.
+    pub program: PathBuf,
+    pub memory_bytes: u64,
+    /// A ClamAV daemon that is asked about every file the workers found nothing in.
+    pub clamd: Option<clamd::Address>,
+}
+
+impl PoolConfig {
+    pub fn new(program: PathBuf) -> Self {
+        Self {
+            workers: std::thread::available_parallelism().map_or(1, usize::from),
+            definitions: Definitions::default(),
+            limits: Limits::default(),
+            program,
+            memory_bytes: MEMORY_BYTES_MAX,
+            clamd: None,
+        }
+    }
+}
+
+/// A set of workers behind one queue.
+pub struct Pool {
+    config: PoolConfig,
+    turns: Semaphore,
+    idle: Mutex<Vec<Worker>>,
+    definitions: String,
+    landlock: String,
+}
+
+struct Worker {
+    socket: UnixStream,
+    child: Child,
+    scans: u32,
+}
+
+impl Pool {
+    /// Starts every worker. Definitions that do not load, or a kernel that cannot lock a worker down, fail here.
+    pub async fn start(config: PoolConfig) -> Result<Pool, Error> {
+        let workers = config.workers.max(1);
+        let mut idle = Vec::with_capacity(workers);
+        let mut ready = Ready::default();
+        for _ in 0..workers {
+            let (worker, answer) = Worker::start(&config).await?;
+            idle.push(worker);
+            ready = answer;
+        }
+        if ready.landlock != "full" {
+            tracing::warn!(
+                landlock = ready.landlock,
+                "the kernel does not enforce all of landlock; seccomp still denies files and sockets"
+            );
+        }
+        tracing::info!(workers, definitions = ready.definitions, signatures = ready.signatures, "scan workers started");
+        Ok(Pool {
+            config,
+            turns: Semaphore::new(workers),
+            idle: Mutex::new(idle),
+            definitions: ready.definitions,
+            landlock: ready.landlock,
+        })
+    }
+
+    /// The version of the definitions, part of the key of any verdict cache.
+    pub fn definitions(&self) -> &str {
+        &self.definitions
+    }
+
+    /// How much of landlock the kernel enforces: `full`, `partial` or `none`.
+    pub fn landlock(&self) -> &str {
+        &self.landlock
+    }
+
+    /// Process ids of the idle workers, for supervision and tests.
+    pub fn idle_process_ids(&self) -> Vec<u32> {
+        self.lock_idle().iter().filter_map(|worker| worker.child.id()).collect()
+    }
+
+    /// Scans a file. The deadline covers waiting for a worker; reaching it is a verdict, not an error.
+    pub async fn scan(&self, file: File, name: &str, deadline: Duration) -> Report {
+        let until = Instant::now() + deadline;
+        let size = file.metadata().map_or(0, |metadata| metadata.len());
+        let report = self.scan_in_worker(&file, name, size, until).await;
+        match &self.config.clamd {
+            Some(address) if report.verdict != Verdict::Malicious => clamd::consult(address, file, until, report).await,
+            _ => report,
+        }
+    }
+
+    async fn scan_in_worker(&self, file: &File, name: &str, size: u64, until: Instant) -> Report {
+        let Ok(Ok(_turn)) = timeout_at(until, self.turns.acquire()).await else {
+            return Report::unscannable(Unscannable::Unavailable, size);
+        };
+        let idle = self.lock_idle().pop();
+        let mut worker = match idle {
+            Some(worker) => worker,
+            None => match timeout_at(until, Worker::start(&self.config)).await {
+                Ok(Ok((worker, _))) => worker,
+                Ok(Err(error)) => {
+                    tracing::error!(error = &error as &dyn std::error::Error, "scan worker does not start");
+                    return Report::unscannable(Unscannable::Unavailable, size);
+                }
+                Err(_) => return Report::unscannable(Unscannable::Unavailable, size),
+            },
+        };
+        match timeout_at(until, worker.exchange(file, name)).await {
+            Ok(Ok(report)) => {
+                worker.scans += 1;
+                if worker.scans < SCANS_PER_WORKER_MAX {
+                    self.lock_idle().push(worker);
+                }
+                report
+            }
+            Ok(Err(error)) => {
+                tracing::warn!(error = &error as &dyn std::error::Error, "scan worker died and is replaced");
+                Report::unscannable(Unscannable::Crashed, size)
+            }
+            Err(_) => {
+                tracing::warn!("scan worker missed the deadline and is replaced");
+                Report::unscannable(Unscannable::TimeLimit, size)
+            }
+        }
+    }
+
+    fn lock_idle(&self) -> std::sync::MutexGuard<'_, Vec<Worker>> {
+        self.idle.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Waits for running scans and lets every worker end by itself.
+    pub async fn drain(self) {
+        let workers = u32::try_from(self.config.workers.max(1)).unwrap_or(u32::MAX);
+        let _turns = self.turns.acquire_many(workers).await;
+        let idle = std::mem::take(&mut *self.lock_idle());
+        for Worker { socket, mut child, .. } in idle {
+            drop(socket);
+            let _ = timeout(DRAIN_SECONDS_MAX, child.wait()).await;
+        }
+    }
+}
+
+impl Worker {
+    async fn start(config: &PoolConfig) -> Result<(Worker, Ready), Error> {
+        let failed = |source| Error::Start { program: config.program.display().to_string(), source };
+        let (ours, theirs) = std::os::unix::net::UnixStream::pair().map_err(failed)?;
+        ours.set_nonblocking(true).map_err(failed)?;
+        let child = spawn(&config.program, theirs.into()).map_err(failed)?;
+        let mut worker = Worker { socket: UnixStream::from_std(ours).map_err(failed)?, child, scans: 0 };
+        let hello = Hello { definitions: config.definitions.clone(), limits: config.limits, memory_bytes: config.memory_bytes };
+        worker.socket.write_all(&wire::encode(&hello)?).await.map_err(Error::Frame)?;
+        let late = |_| Error::Refused("not ready in time".to_owned());
+        let ready: Ready = timeout(START_SECONDS_MAX, worker.receive()).await.map_err(late)??;
+        match ready.refusal {
+            Some(refusal) => Err(Error::Refused(refusal)),
+            None => Ok((worker, ready)),
+        }
+    }
+
+    async fn exchange(&mut self, file: &File, name: &str) -> Result<Report, Error> {
+        let mut end = name.len().min(NAME_BYTES_MAX);
+        while !name.is_char_boundary(end) {
+            end -= 1;
+        }
+        let frame = wire::encode(&Job { name: name.get(..end).unwrap_or_default().to_owned() })?;
+        let sent = self.send_first(&frame, file).await.map_err(Error::Frame)?;
+        self.socket.write_all(frame.get(sent..).unwrap_or_default()).await.map_err(Error::Frame)?;
+        self.receive().await
+    }
+
+    async fn send_first(&self, frame: &[u8], file: &File) -> std::io::Result<usize> {
+        loop {
+            self.socket.writable().await?;
+            let send = || wire::send_with_descriptor(self.socket.as_fd(), frame, file.as_fd());
+            match self.socket.try_io(Interest::WRITABLE, send) {
+                Err(error) if error.kind() == std::io::ErrorKind::WouldBlock => {}
+                outcome => return outcome,
+            }
+        }
+    }
+
+    async fn receive<T: serde::de::DeserializeOwned>(&mut self) -> Result<T, Error> {
+        let mut header = [0u8; wire::LENGTH_BYTES];
+        self.socket.read_exact(&mut header).await.map_err(Error::Frame)?;
+        let mut body = vec![0u8; wire::body_bytes(header)?];
+        self.socket.read_exact(&mut body).await.map_err(Error::Frame)?;
+        wire::decode(&body)
+    }
+}
+
+/// The worker gets an empty environment and its socket as standard input; dropping the handle kills it.
+fn spawn(program: &Path, socket: OwnedFd) -> std::io::Result<Child> {
+    Command::new(program)
+        .arg("scan-worker")
+        .env_clear()
+        .stdin(Stdio::from(socket))
+        .stdout(Stdio::null())
+        .kill_on_drop(true)
+        .spawn()
+}

@@ -5,6 +5,7 @@
 //! lists, ClamAV `.ndb` patterns, YARA rules) and active-content findings over every member. It does not decide what
 //! happens to a file; a verdict is a fact for the policy. A file that was not read to its end is never called clean.
 #![forbid(unsafe_code)]
+#![cfg_attr(test, allow(clippy::unwrap_used))]
 
 mod active;
 mod capped;

@@ -1,6 +1,8 @@
 //! The shared samples: EICAR carriers are found, bombs end with a limit, malformed archives neither crash nor hang. Needs
 //! the folder named by SEKISHO_SHARED_DATA.
 
+#![allow(clippy::unwrap_used)]
+
 use scan::{Engines, Limits, Report, Unscannable, Verdict, scan_bytes};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};

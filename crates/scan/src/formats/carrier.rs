@@ -38,12 +38,15 @@ fn wide_text(walk: &mut Walk<'_>, node: &Node, bytes: &[u8]) {
     }
 }
 
+/// Reads a code unit in one of the two byte orders.
+type Word = fn([u8; 2]) -> u16;
+
 /// UTF-16 by byte order mark, or by every other byte of the first page being zero.
 fn utf16_text(bytes: &[u8]) -> Option<String> {
     const PROBE_BYTES: usize = 256;
     let head = bytes.get(..bytes.len().min(PROBE_BYTES))?;
     let zeros = |parity: usize| head.iter().skip(parity).step_by(2).filter(|byte| **byte == 0).count() * 10 >= head.len() / 2 * 9;
-    let (body, word): (&[u8], fn([u8; 2]) -> u16) = match head {
+    let (body, word): (&[u8], Word) = match head {
         [0xff, 0xfe, ..] => (bytes.get(2..)?, u16::from_le_bytes),
         [0xfe, 0xff, ..] => (bytes.get(2..)?, u16::from_be_bytes),
         _ if head.len() >= 32 && zeros(1) && !zeros(0) => (bytes, u16::from_le_bytes),

@@ -40,14 +40,16 @@ pub(crate) fn open(walk: &mut Walk<'_>, node: &Node, bytes: &[u8]) -> Step {
         .with_max_member_output_bytes(left)
         .with_max_total_output_bytes(left)
         .with_rar50_dictionary_size_limit(DICTIONARY_BYTES_MAX);
-    let archive = ArchiveReader::read_with_options(bytes, options).map_err(|error| reason(error.kind()))?;
+    let archive = ArchiveReader::read_with_options(bytes, options).map_err(|error| reason(&error))?;
     let members: Members = Rc::default();
     let mut unread = None;
     let mut encrypted = false;
+    let mut continued = false;
     let outcome = archive.extract_with_control_and_errors(
         options,
         |member| {
             encrypted |= member.meta.is_encrypted;
+            continued |= member.meta.is_split_before || member.meta.is_split_after;
             if member.meta.is_directory || member.meta.is_redirection {
                 return Ok(ExtractionDecision::Skip);
             }
@@ -55,7 +57,7 @@ pub(crate) fn open(walk: &mut Walk<'_>, node: &Node, bytes: &[u8]) -> Step {
             Ok(ExtractionDecision::Extract(Box::new(Collector { members: Rc::clone(&members) })))
         },
         |_, error| {
-            unread = Some(reason(error.kind()));
+            unread = Some(reason(error));
             Ok(ExtractionErrorAction::Continue)
         },
     );
@@ -66,18 +68,24 @@ pub(crate) fn open(walk: &mut Walk<'_>, node: &Node, bytes: &[u8]) -> Step {
     }
     match (outcome, unread) {
         _ if encrypted => Err(Unscannable::Encrypted),
+        // A volume of a set: the members that cross its edges cannot be read from it alone.
+        _ if continued => Err(Unscannable::Unsupported),
         (Err(error), _) if error.kind() == ErrorKind::ResourceLimit => {
             let _ = walk.halt(Unscannable::SizeLimit);
             Err(Unscannable::SizeLimit)
         }
-        (Err(error), _) => Err(reason(error.kind())),
+        (Err(error), _) => Err(reason(&error)),
         (_, Some(reason)) => Err(reason),
         _ => Ok(()),
     }
 }
 
-fn reason(kind: ErrorKind) -> Unscannable {
-    match kind {
+/// The crate is built without its encryption feature, so a feature that is missing is encryption.
+fn reason(error: &rars::Error) -> Unscannable {
+    if error.to_string().contains("encryption") {
+        return Unscannable::Encrypted;
+    }
+    match error.kind() {
         ErrorKind::PasswordRequired | ErrorKind::BadPassword => Unscannable::Encrypted,
         ErrorKind::UnsupportedFormat | ErrorKind::UnsupportedFeature => Unscannable::Unsupported,
         ErrorKind::ResourceLimit => Unscannable::SizeLimit,
