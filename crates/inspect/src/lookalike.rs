@@ -48,12 +48,13 @@ pub fn resembles<'a>(host: &str, brands: &'a [Brand]) -> Option<(&'a Brand, Rese
         return None;
     }
     if punycode::is_encoded(label) {
-        let shown = shown(&punycode::decode(label)?);
-        return brands
-            .iter()
-            .find(|brand| folded(&brand.label).as_bytes() == folded(&shown).as_bytes())
-            .map(|brand| (brand, Resemblance::Confusable));
+        return nearest(&shown(&punycode::decode(label)?), brands);
     }
+    nearest(label, brands)
+}
+
+/// The brand that a text cannot be told from, or else is one slip away from.
+fn nearest<'a>(label: &str, brands: &'a [Brand]) -> Option<(&'a Brand, Resemblance)> {
     let label_folded = folded(label);
     let confusable = brands.iter().find(|brand| {
         // Folding shortens a label, and never to less than half.
@@ -70,7 +71,19 @@ pub fn resembles<'a>(host: &str, brands: &'a [Brand]) -> Option<(&'a Brand, Rese
 
 /// What the eye makes of a label outside ASCII: the skeleton without its marks, in lower case.
 fn shown(label: &str) -> String {
-    skeleton(label).filter(|character| !is_mark(*character)).flat_map(char::to_lowercase).collect()
+    skeleton(label).filter(|character| !is_mark(*character)).flat_map(char::to_lowercase).map(unlike_capital).collect()
+}
+
+/// Small capitals, and the letters that skeletons give for Cyrillic small letters which look like them.
+fn unlike_capital(character: char) -> char {
+    match character {
+        '\u{185}' => 'b',
+        '\u{262}' => 'g',
+        '\u{138}' => 'k',
+        '\u{28d}' => 'm',
+        '\u{1d1b}' => 't',
+        other => other,
+    }
 }
 
 /// Combining marks that skeletons contain (Unicode blocks Combining Diacritical Marks and its supplements).
@@ -137,7 +150,7 @@ mod tests {
     use super::*;
 
     fn found(host: &str) -> Option<Resemblance> {
-        let brands: Vec<Brand> = ["paypal.com", "microsoft.com", "apple.com", "google.com", "ups.com", "yahoo.co.jp"]
+        let brands: Vec<Brand> = ["paypal.com", "microsoft.com", "apple.com", "google.com", "ups.com", "yahoo.co.jp", "okta.com"]
             .iter()
             .filter_map(|name| Brand::new(name))
             .collect();
@@ -166,9 +179,15 @@ mod tests {
     #[test]
     fn what_the_eye_confuses_is_found() {
         // The third is Cyrillic throughout; the fourth has an accent.
-        for host in
-            ["www.paypa1.com", "rnicrosoft.com", "xn--80ak6aa92e.com", "xn--pple-koa.com", "g00gle.net", "xn--googl-n0a.com"]
-        {
+        for host in [
+            "www.paypa1.com",
+            "rnicrosoft.com",
+            "xn--80ak6aa92e.com",
+            "xn--pple-koa.com",
+            "g00gle.net",
+            "xn--googl-n0a.com",
+            "xn--80atlr.com",
+        ] {
             assert_eq!(found(host), Some(Resemblance::Confusable), "{host}");
         }
     }
