@@ -7,7 +7,7 @@ use model::{Facts, FieldId, Finding, Severity, Value};
 pub const NAME: &str = "file.disguise";
 
 /// True types that run, as the scan names them.
-const EXECUTABLE_TYPES: &[&str] = &["exe", "dll", "elf", "macho", "msi", "com", "scr", "jar", "apk", "lnk", "executable"];
+const EXECUTABLE_TYPES: &[&str] = &["exe", "dll", "elf", "macho", "msi", "jar", "apk", "dex", "lnk"];
 /// Extensions that Windows or a shell runs on opening.
 const EXECUTABLE_EXTENSIONS: &[&str] = &[
     "exe", "scr", "com", "bat", "cmd", "pif", "js", "jse", "vbs", "vbe", "wsf", "wsh", "hta", "ps1", "msi", "lnk", "cpl", "jar",

@@ -1,1 +1,18 @@
-//! placeholder-of-the-first-minute
+//! For tests only, neither mind nor hand: a clock that is driven by hand, peers that misbehave on purpose, a small web
+//! origin and inert samples.
+//!
+//! Everything listens on loopback, on a port that the system chooses, serves a bounded number of connections and ends when
+//! it is dropped. It uses plain threads, so that tests of any runtime can use it.
+#![forbid(unsafe_code)]
+#![cfg_attr(test, allow(clippy::expect_used, reason = "a test that cannot begin has failed"))]
+
+pub mod clock;
+pub mod origin;
+pub mod samples;
+pub mod tcp;
+pub mod udp;
+
+pub use clock::FakeClock;
+pub use origin::{Origin, Request, Response};
+pub use tcp::{TcpBehaviour, TcpPeer};
+pub use udp::{UdpBehaviour, UdpPeer};
