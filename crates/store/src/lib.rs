@@ -6,6 +6,7 @@
 #![forbid(unsafe_code)]
 
 mod batch;
+mod compact;
 mod config;
 mod day;
 mod disk;
@@ -14,6 +15,7 @@ mod filter;
 mod lake;
 mod manifest;
 mod query;
+mod reader;
 mod retain;
 mod schema;
 mod seal;
@@ -24,9 +26,14 @@ mod touched;
 mod wal;
 mod writer;
 
+#[cfg(test)]
+mod disk_full_tests;
+
+pub use compact::Compacted;
 pub use config::{DiskFull, Redaction, Retention, StoreConfig};
 pub use error::{Error, Result};
 pub use query::Query;
+pub use reader::Reader;
 pub use retain::Retained;
 pub use schema::schema_json;
 pub use sighting::Sighting;

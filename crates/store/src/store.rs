@@ -8,14 +8,16 @@ use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64, Ordering};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, SyncSender, TrySendError, channel, sync_channel};
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
 use std::thread::JoinHandle;
-use std::time::{Duration, Instant, SystemTime};
+use std::time::{Duration, SystemTime};
 
 use model::{Event, EventId, Recorder, Timestamp};
 
+use crate::compact::{self, Compacted};
 use crate::config::StoreConfig;
 use crate::lake::Lake;
-use crate::manifest::{self, FileKind, Manifest};
+use crate::manifest::{self, FileKind, Manifest, SealedFile};
 use crate::query::{self, Query};
+use crate::reader;
 use crate::retain::{self, Retained};
 use crate::sighting::Sighting;
 use crate::tail::{TailSegment, View};
@@ -24,8 +26,8 @@ use crate::wal::{self, OpenSegment};
 use crate::writer::{Message, Writer};
 use crate::{Error, Result, disk, seal};
 
-/// How often a reader looks again when a merge or retention removed a file under it.
-const READ_ATTEMPTS: usize = 5;
+/// A restart comes with many clients; tidying can wait until they are served.
+const FIRST_MAINTENANCE_WAIT: Duration = Duration::from_secs(60);
 
 /// The pause before a failed seal is tried again.
 const SEAL_RETRY_WAIT: Duration = Duration::from_secs(2);
@@ -39,6 +41,8 @@ pub struct Store {
 struct Inner {
     shared: Arc<Shared>,
     messages: SyncSender<Message>,
+    /// Dropped to end the keeper.
+    keeper: Mutex<Option<Sender<()>>>,
     threads: Mutex<Vec<JoinHandle<()>>>,
 }
 
@@ -78,6 +82,8 @@ pub(crate) struct Shared {
     last_commit: AtomicI64,
     last_seal: AtomicI64,
     degraded: Mutex<Option<String>>,
+    /// One merge at a time, since two would write the same file.
+    merging: Mutex<()>,
     /// Held as long as the store is open, so that no other process writes the same directory.
     _lock: File,
 }
@@ -109,12 +115,15 @@ impl Store {
             let _ = jobs.send(Job { segment: Some(segment), reply: None });
         }
         let writer = Writer { shared: Arc::clone(&shared), jobs, open, next_sequence, current: None, pending: Vec::new() };
-        let sealer = Arc::clone(&shared);
+        let (sealer, keeper) = (Arc::clone(&shared), Arc::clone(&shared));
+        let (keeping, kept) = channel();
         let threads = vec![
             spawn("store-writer", move || writer.run(&received))?,
             spawn("store-sealer", move || run_sealer(&sealer, &work))?,
+            spawn("store-keeper", move || run_keeper(&keeper, &kept))?,
         ];
-        Ok(Store { inner: Arc::new(Inner { shared, messages, threads: Mutex::new(threads) }) })
+        let (keeper, threads) = (Mutex::new(Some(keeping)), Mutex::new(threads));
+        Ok(Store { inner: Arc::new(Inner { shared, messages, keeper, threads }) })
     }
 
     /// Waits until everything recorded so far is durable and visible.
@@ -151,13 +160,7 @@ impl Store {
     /// Reads under one view, again under a newer one where a file has gone meanwhile.
     fn read<T>(&self, read: impl Fn(&Lake, &View) -> Result<T>) -> Result<T> {
         let shared = &self.inner.shared;
-        for _ in 1..READ_ATTEMPTS {
-            match read(&shared.lake, &shared.view()) {
-                Err(error) if error.is_missing_file() => {}
-                done => return done,
-            }
-        }
-        read(&shared.lake, &shared.view())
+        reader::read_retrying(|| read(&shared.lake, &shared.view()))
     }
 
     pub fn stats(&self) -> Stats {
@@ -169,6 +172,14 @@ impl Store {
         let shared = &self.inner.shared;
         let expired = retain::expired(&shared.view().manifest, &shared.config.retention, now);
         shared.remove(&expired)
+    }
+
+    /// Merges the small files of past days, and of today where it pays; inputs whose grace is over are deleted.
+    pub fn compact(&self, now: Timestamp) -> Result<Compacted> {
+        let shared = &self.inner.shared;
+        let compacted = shared.compact(now)?;
+        shared.remove_doomed(now)?;
+        Ok(compacted)
     }
 
     /// Makes everything durable and ends the threads. Other clones of the handle record no more.
@@ -193,6 +204,7 @@ impl Inner {
         self.shared.is_stopping.store(true, Ordering::Release);
         // A writer that has ended already needs no word.
         let _ = self.messages.send(Message::Stop);
+        drop(self.keeper.lock().unwrap_or_else(PoisonError::into_inner).take());
         let threads = std::mem::take(&mut *self.threads.lock().unwrap_or_else(PoisonError::into_inner));
         for thread in threads {
             if thread.join().is_err() {
@@ -270,6 +282,7 @@ impl Shared {
             last_commit: AtomicI64::new(0),
             last_seal: AtomicI64::new(0),
             degraded: Mutex::new(None),
+            merging: Mutex::new(()),
             _lock: lock,
         }
     }
@@ -289,6 +302,14 @@ impl Shared {
 
     pub fn add_segment(&self, segment: Arc<TailSegment>) {
         self.change_view(|view| view.segments.push(segment));
+    }
+
+    /// Lets go of a segment in which nothing was ever made durable.
+    pub fn forget_segment(&self, empty: &Arc<TailSegment>) {
+        self.change_view(|view| view.segments.retain(|segment| !Arc::ptr_eq(segment, empty)));
+        if let Err(error) = disk::remove_file(&empty.path) {
+            tracing::warn!(%error, "an empty segment stays until the next start");
+        }
     }
 
     pub fn count_gap(&self, events: u64) {
@@ -356,6 +377,54 @@ impl Shared {
         self.remove(&oldest).map(|retained| retained.files > 0)
     }
 
+    /// Merges what is worth merging at a moment.
+    fn compact(&self, now: Timestamp) -> Result<Compacted> {
+        let _merging = self.merging.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut compacted = Compacted::default();
+        for inputs in compact::plan(&self.view().manifest, now) {
+            let is_stopping = || self.is_stopping.load(Ordering::Acquire);
+            let Some(output) = compact::merge(&self.lake, &inputs, &is_stopping)? else { break };
+            if self.replace(&inputs, output, now)? {
+                compacted.inputs += inputs.len() as u64;
+                compacted.outputs += 1;
+            }
+        }
+        Ok(compacted)
+    }
+
+    /// Puts a merged file in the place of its inputs. False where retention removed one of them meanwhile.
+    fn replace(&self, inputs: &[Arc<SealedFile>], output: SealedFile, now: Timestamp) -> Result<bool> {
+        let merged: HashSet<&String> = inputs.iter().map(|file| &file.path).collect();
+        let (output, replaced) = (Arc::new(output), AtomicBool::new(false));
+        let change = |manifest: &mut Manifest| {
+            let present = manifest.files.iter().filter(|file| merged.contains(&file.path)).count();
+            replaced.store(present == merged.len(), Ordering::Relaxed);
+            if present == merged.len() {
+                manifest.files.retain(|file| !merged.contains(&file.path));
+                manifest.files.push(Arc::clone(&output));
+                manifest.doomed.extend(inputs.iter().map(|file| (file.path.clone(), now)));
+            }
+        };
+        self.commit(change, None)?;
+        let is_replaced = replaced.load(Ordering::Relaxed);
+        if !is_replaced {
+            self.lake.remove(&output.path)?;
+        }
+        Ok(is_replaced)
+    }
+
+    /// Deletes the inputs of merges whose grace is over.
+    fn remove_doomed(&self, now: Timestamp) -> Result<()> {
+        let grace = i64::try_from(self.config.grace_seconds).unwrap_or(i64::MAX).saturating_mul(1_000_000);
+        let is_over = |since: &Timestamp| now.0.saturating_sub(since.0) >= grace;
+        let doomed = self.view().manifest.doomed.iter().filter(|(_, since)| is_over(since)).cloned().collect::<Vec<_>>();
+        if doomed.is_empty() {
+            return Ok(());
+        }
+        self.commit(|manifest| manifest.doomed.retain(|(_, since)| !is_over(since)), None)?;
+        doomed.iter().try_for_each(|(path, _)| self.lake.remove(path))
+    }
+
     fn stats(&self) -> Stats {
         let view = self.view();
         let files = &view.manifest.files;
@@ -381,29 +450,28 @@ impl Shared {
     }
 }
 
-/// Seals segments in the order of the log and keeps house between them.
+/// Seals segments in the order of the log.
 fn run_sealer(shared: &Shared, jobs: &Receiver<Job>) {
-    let every = Duration::from_secs(shared.config.maintain_every_seconds.max(1));
-    let mut maintained = Instant::now();
-    loop {
-        match jobs.recv_timeout(every.saturating_sub(maintained.elapsed())) {
-            Ok(job) if run_job(shared, &job) => {}
-            Err(RecvTimeoutError::Timeout) => {}
-            // One number says how far sealing got, so nothing may be sealed after a segment that was not.
-            Ok(_) | Err(RecvTimeoutError::Disconnected) => return,
-        }
-        if maintained.elapsed() >= every {
-            maintain(shared);
-            maintained = Instant::now();
+    for job in jobs {
+        // One number says how far sealing got, so nothing may be sealed after a segment that was not.
+        if !run_job(shared, &job) {
+            return;
         }
     }
 }
 
-fn maintain(shared: &Shared) {
-    let now = Timestamp::from(SystemTime::now());
-    let expired = retain::expired(&shared.view().manifest, &shared.config.retention, now);
-    if let Err(error) = shared.remove(&expired) {
-        tracing::warn!(%error, "retention could not remove files");
+/// Merges small files and removes old ones, first soon after the start and then at intervals.
+fn run_keeper(shared: &Shared, kept: &Receiver<()>) {
+    let every = Duration::from_secs(shared.config.maintain_every_seconds.max(1));
+    let mut wait = FIRST_MAINTENANCE_WAIT.min(every);
+    while let Err(RecvTimeoutError::Timeout) = kept.recv_timeout(wait) {
+        let now = Timestamp::from(SystemTime::now());
+        let expired = retain::expired(&shared.view().manifest, &shared.config.retention, now);
+        let kept = shared.remove(&expired).and_then(|_| shared.compact(now)).and_then(|_| shared.remove_doomed(now));
+        if let Err(error) = kept {
+            tracing::warn!(%error, "old or small files could not be tidied");
+        }
+        wait = every;
     }
 }
 

@@ -27,11 +27,10 @@ pub(crate) struct TailContents {
     pub log_bytes: u64,
 }
 
-/// A batch and the bounds of its times and ids.
+/// A batch, the bounds of its times and its last id.
 #[derive(Clone)]
 pub(crate) struct TailBatch {
     pub batch: Arc<RecordBatch>,
-    pub first_id: i64,
     pub last_id: i64,
     pub min_time: i64,
     pub max_time: i64,
@@ -76,9 +75,8 @@ impl TailBatch {
         let rows = Rows::new(&batch)?;
         let (times, ids) = (rows.times.values(), rows.ids.values());
         let bounds = |values: &[i64]| (values.iter().min().copied(), values.iter().max().copied());
-        let ((min_time, max_time), (first_id, last_id)) = (bounds(times), bounds(ids));
+        let ((min_time, max_time), (_, last_id)) = (bounds(times), bounds(ids));
         Ok(TailBatch {
-            first_id: first_id.unwrap_or(i64::MAX),
             last_id: last_id.unwrap_or(i64::MIN),
             min_time: min_time.unwrap_or(i64::MAX),
             max_time: max_time.unwrap_or(i64::MIN),

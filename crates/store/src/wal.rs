@@ -66,8 +66,7 @@ impl Segment {
         Ok((Segment { file, length: 0 }, path))
     }
 
-    /// Appends one frame and waits until it is durable. After a failure the segment ends where it ended before; where
-    /// even that cannot be had, `Err(false)`-like states do not exist: the caller always moves on to a new segment.
+    /// Appends one frame and waits until it is durable. After a failure the caller moves on to a new segment.
     pub fn commit(&mut self, frame: &[u8]) -> io::Result<()> {
         let written = self.file.append(frame).and_then(|()| self.file.sync());
         match written {
@@ -81,10 +80,6 @@ impl Segment {
                 Err(error)
             }
         }
-    }
-
-    pub fn length(&self) -> u64 {
-        self.length
     }
 }
 

@@ -195,7 +195,16 @@ impl Writer {
     }
 
     fn hand_over(&mut self, reply: Option<Sender<Result<()>>>) {
-        let segment = self.current.take().map(|current| current.tail);
+        let segment = self.current.take().map(|current| current.tail).filter(|segment| {
+            let is_empty = segment.read().events == 0;
+            if is_empty {
+                self.shared.forget_segment(segment);
+            }
+            !is_empty
+        });
+        if segment.is_none() && reply.is_none() {
+            return;
+        }
         // The sealer ends after the writer; were it gone, the segment would be sealed by the next start.
         let _ = self.jobs.send(Job { segment, reply });
     }

@@ -1,0 +1,105 @@
+//! A writer is killed with SIGKILL at random moments, and garbage is put behind what it wrote; what it had acknowledged
+//! is there exactly once afterwards. Killing leaves the page cache intact, so this does not test the loss of power.
+
+mod common;
+
+use std::collections::HashMap;
+use std::io::{BufRead, BufReader, Write};
+use std::path::Path;
+use std::process::{Command, Stdio};
+
+use common::{Numbers, event};
+use model::{FieldId, Gate, Recorder, Value};
+use store::{Query, Store, StoreConfig};
+
+const DIRECTORY: &str = "SEKISHO_STORE_CRASH_DIRECTORY";
+const BEGIN: &str = "SEKISHO_STORE_CRASH_BEGIN";
+
+/// Small enough that a round of some hundred commits seals, merges its log and is killed in the middle of it.
+fn config(directory: &Path) -> StoreConfig {
+    let (commit_events, commit_wait_ms, seal_events) = (50, 1, 300);
+    StoreConfig { commit_events, commit_wait_ms, seal_events, ..StoreConfig::in_directory(directory) }
+}
+
+/// The writer, when this program is run again by the test below; nothing otherwise.
+#[test]
+fn child_writer() {
+    let (Ok(directory), Ok(begin)) = (std::env::var(DIRECTORY), std::env::var(BEGIN)) else { return };
+    let store = Store::open(config(Path::new(&directory))).unwrap();
+    let mut next: i64 = begin.parse().unwrap();
+    let mut numbers = Numbers(next as u64);
+    loop {
+        for _ in 0..=numbers.below(80) {
+            let host = Value::text(format!("h{}.example", next % 97));
+            let reference = Value::text(next.to_string());
+            store.record(event(Gate::Dns, next, vec![(FieldId::DnsFqdn, host), (FieldId::Reference, reference)]));
+            next += 1;
+        }
+        store.flush().unwrap();
+        let mut out = std::io::stdout().lock();
+        writeln!(out, "\nacknowledged {}", next - 1).unwrap();
+        out.flush().unwrap();
+    }
+}
+
+/// Runs the writer until it has acknowledged some commits, kills it, and gives the last number that it acknowledged.
+fn run_and_kill(directory: &Path, begin: i64, commits: u64) -> i64 {
+    let mut child = Command::new(std::env::current_exe().unwrap())
+        .args(["child_writer", "--exact", "--nocapture", "--test-threads=1"])
+        .env(DIRECTORY, directory)
+        .env(BEGIN, begin.to_string())
+        .stdout(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let lines = BufReader::new(child.stdout.take().unwrap()).lines();
+    let mut acknowledged = lines.map_while(Result::ok).filter_map(|line| line.strip_prefix("acknowledged ")?.parse().ok());
+    let mut last = begin - 1;
+    for _ in 0..commits {
+        last = acknowledged.next().expect("the writer acknowledges until it is killed");
+    }
+    child.kill().unwrap();
+    // Commits that were acknowledged between the last read and the kill.
+    last = acknowledged.last().unwrap_or(last);
+    child.wait().unwrap();
+    last
+}
+
+fn append_garbage(directory: &Path, numbers: &mut Numbers) {
+    let mut segments = std::fs::read_dir(directory.join("wal")).unwrap().map(|entry| entry.unwrap().path()).collect::<Vec<_>>();
+    segments.sort();
+    if let Some(last) = segments.last() {
+        let garbage = (0..numbers.below(5_000)).map(|_| numbers_byte(numbers)).collect::<Vec<_>>();
+        std::fs::OpenOptions::new().append(true).open(last).unwrap().write_all(&garbage).unwrap();
+    }
+}
+
+fn numbers_byte(numbers: &mut Numbers) -> u8 {
+    numbers.below(256) as u8
+}
+
+#[test]
+fn nothing_acknowledged_is_lost_or_doubled_by_kill_9() {
+    let rounds = if std::env::var_os("SEKISHO_TEST_SYSTEM").is_some() { 200 } else { 20 };
+    let directory = tempfile::tempdir().unwrap();
+    let (mut numbers, mut begin, mut expected) = (Numbers(7), 1, Vec::new());
+    for round in 0..rounds {
+        let last = run_and_kill(directory.path(), begin, 1 + numbers.below(40));
+        expected.extend(begin..=last);
+        if round % 3 == 0 {
+            append_garbage(directory.path(), &mut numbers);
+        }
+        let store = Store::open(config(directory.path())).unwrap();
+        let events = store.search(&Query { limit: usize::MAX, ..Query::default() }).unwrap();
+        let mut seen: HashMap<i64, u32> = HashMap::new();
+        for event in &events {
+            *seen.entry(event.facts.get(FieldId::Reference).unwrap().as_text().unwrap().parse().unwrap()).or_default() += 1;
+        }
+        let ids: std::collections::HashSet<_> = events.iter().map(|event| event.id).collect();
+        assert_eq!(ids.len(), events.len(), "round {round}: an id stands twice");
+        assert!(seen.values().all(|count| *count == 1), "round {round}: an event stands twice");
+        let lost = expected.iter().filter(|number| !seen.contains_key(number)).count();
+        assert_eq!(lost, 0, "round {round}: acknowledged events are lost");
+        begin = seen.keys().max().copied().unwrap_or_default() + 1;
+        store.close().unwrap();
+    }
+}
