@@ -13,9 +13,12 @@
 pub mod authority;
 mod error;
 pub mod framing;
+pub mod hello;
 pub mod mint;
 pub mod proxyprotocol;
+pub mod server;
 pub mod socks5;
+pub mod transparent;
 pub mod trust;
 pub mod upstream;
 
