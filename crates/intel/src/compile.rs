@@ -10,6 +10,7 @@ use crate::CategoryKind;
 use crate::brand::{BRANDS_MAX, Brand};
 use crate::catalogue::{Application, ApplicationMatch, Catalogue, Relation};
 use crate::entries::Scope;
+use crate::geography::Geography;
 use crate::list::{canonical_url, sha256_bytes};
 use crate::ranges::{Range, Ranges, parse_range};
 use crate::snapshot::{Applications, Aspects, Compiled, Kind, NamedList, Set, Snapshot};
@@ -24,6 +25,7 @@ pub struct Builder {
     catalogue: Catalogue,
     lists: Vec<NamedList>,
     brands: Vec<Brand>,
+    geography: Geography,
     omitted: usize,
 }
 
@@ -97,6 +99,12 @@ impl Builder {
         self
     }
 
+    /// Sets the file that says where addresses are.
+    pub fn geography(&mut self, geography: Geography) -> &mut Builder {
+        self.geography = geography;
+        self
+    }
+
     /// Adds a registered domain whose imitations are looked for. A name without one, and what goes beyond
     /// [`BRANDS_MAX`], is counted as omitted.
     ///
@@ -110,10 +118,12 @@ impl Builder {
     }
 
     pub fn build(self) -> Snapshot {
-        let Builder { catalogue, lists, brands, omitted } = self;
+        let Builder { catalogue, lists, brands, geography, omitted } = self;
         let mut compiling = Compiling::new(omitted);
         compiling.digest.update(format!("{brands:?}\n").as_bytes());
+        compiling.digest.update(format!("{:?}\n", geography.description()).as_bytes());
         compiling.compiled.brands = brands.into();
+        compiling.compiled.geography = geography;
         for (number, list) in lists.into_iter().enumerate() {
             compiling.add(number as u16, list);
         }

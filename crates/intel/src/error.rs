@@ -8,6 +8,8 @@ pub enum Error {
     Catalogue(#[source] toml::de::Error),
     #[error("application {application}: {problem}")]
     Application { application: String, problem: &'static str },
+    #[error("reading the geography file")]
+    Geography(#[source] maxminddb::MaxMindDbError),
     #[error("reading the list of pinned applications")]
     Pinned(#[source] toml::de::Error),
 }

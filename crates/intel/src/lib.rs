@@ -14,6 +14,7 @@ pub mod domain;
 pub mod entries;
 pub mod error;
 pub mod feed;
+pub mod geography;
 pub mod list;
 pub mod pinned;
 mod ranges;
@@ -28,6 +29,7 @@ pub use domain::{public_suffix, registered_domain, registry_domain};
 pub use entries::{Entries, Scope};
 pub use error::Error;
 pub use feed::{FEEDS, Feed};
+pub use geography::{Geography, Place};
 pub use snapshot::{Applications, Kind, Knowledge, NameKnowledge, NamedList, Snapshot};
 
 /// What is known about an address: the lists that hold it. Applications are matched by name only.

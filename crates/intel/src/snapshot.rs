@@ -14,6 +14,7 @@ use crate::brand::Brand;
 use crate::catalogue::ApplicationMatch;
 use crate::compile::Builder;
 use crate::entries::Entries;
+use crate::geography::{Geography, Place};
 use crate::list::{Parsed, canonical_url, sha256_bytes};
 use crate::ranges::Ranges;
 use crate::table::Table;
@@ -100,6 +101,7 @@ pub(crate) struct Compiled {
     pub addresses: Ranges,
     pub sets: Vec<Set>,
     pub brands: Box<[Brand]>,
+    pub geography: Geography,
     pub definitions: String,
     pub entries: usize,
     pub omitted: usize,
@@ -167,6 +169,11 @@ impl Snapshot {
     /// What is known about a file by its SHA-256 in hexadecimal.
     pub fn hash(&self, sha256: &str) -> Knowledge<'_> {
         self.knowledge(sha256_bytes(sha256).and_then(|hash| self.0.hashes.get(&hash)))
+    }
+
+    /// Where an address is, by the operator's file. Allocates nothing.
+    pub fn place(&self, ip: IpAddr) -> Place<'_> {
+        self.0.geography.place(ip)
     }
 
     /// The names whose imitations are looked for.
