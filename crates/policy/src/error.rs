@@ -40,7 +40,7 @@ pub struct Place {
 
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct Problem {
-    pub place: Place,
+    pub place: Box<Place>,
     pub position: Option<Position>,
     pub message: String,
     /// What would have been right here.
@@ -88,7 +88,7 @@ impl Place {
 
 impl Problem {
     pub(crate) fn new(message: impl Into<String>) -> Problem {
-        Problem { place: Place::default(), position: None, message: message.into(), expected: None, nearest: None }
+        Problem { place: Box::default(), position: None, message: message.into(), expected: None, nearest: None }
     }
 
     pub(crate) fn at(mut self, source: &str, offset: usize) -> Problem {
@@ -107,7 +107,7 @@ impl Problem {
     }
 
     pub(crate) fn placed(mut self, place: Place) -> Problem {
-        self.place = place;
+        *self.place = place;
         self
     }
 }

@@ -12,6 +12,7 @@ mod explain;
 mod expression;
 mod filter;
 mod glob;
+pub mod import;
 mod lexer;
 pub mod list;
 mod matrix;

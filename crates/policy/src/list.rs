@@ -121,7 +121,7 @@ impl Kind {
 
 fn fold_hash<'k>(hex: &[u8], key: &'k mut Key) -> Option<&'k [u8]> {
     let digit = |byte: u8| char::from(byte).to_digit(16).map(|d| d as u8);
-    if hex.len() % 2 != 0 {
+    if !hex.len().is_multiple_of(2) {
         return None;
     }
     let room = key.get_mut(..hex.len() / 2)?;
@@ -169,6 +169,11 @@ impl Table {
             problems.push(Problem::new(format!("{} more entries are of another kind", refused - ENTRY_PROBLEMS_MAX)));
         }
         (table, problems)
+    }
+
+    /// Whether text can be an entry of a list of this kind.
+    pub(crate) fn accepts(kind: Kind, entry: &str) -> bool {
+        Table::build(kind, std::iter::once(entry)).1.is_empty()
     }
 
     pub fn kind(&self) -> Kind {

@@ -8,7 +8,10 @@ use common::{compiled, document, problems, told, warnings};
 use policy::{Filter, MATRIX, Policy, WarningKind, permits_station};
 
 /// Expression, line and column, what the message contains, and the nearest name.
-const EXPRESSIONS: &[(&str, (usize, usize), &str, Option<&str>)] = &[
+type Row = (&'static str, (usize, usize), &'static str, Option<&'static str>);
+
+/// Expression, line and column, what the message contains, and the nearest name.
+const EXPRESSIONS: &[Row] = &[
     (r#"dns.fqdm == "x""#, (1, 1), "there is no field `dns.fqdm`", Some("dns.fqdn")),
     ("true and\n  http.request.hots == \"x\"", (2, 3), "there is no field", Some("http.request.host")),
     (r#"dns.fqdn = "x""#, (1, 10), "`=` means nothing here", None),
@@ -52,7 +55,7 @@ const EXPRESSIONS: &[(&str, (usize, usize), &str, Option<&str>)] = &[
     (r#"concat(dns.domains[*], identity.groups.name[*]) == "x""#, (1, 24), "one `[*]` in a call", None),
     (r#"event.time > "yesterday""#, (1, 14), "a time as", None),
     ("scan.malicious == 1", (1, 19), "`true` or `false`", None),
-    ("scan.malicious in {true}", (1, 19), "before `in`", None),
+    ("scan.malicious in {true}", (1, 20), "before `in`", None),
     ("dns.fqdn == \"日本\" and ¤", (1, 22), "means nothing here", None),
     (r#"access.target"#, (1, 1), "not known here: access applications", None),
 ];
@@ -88,7 +91,7 @@ fn wf_12_limits_hold_at_their_edge() {
     assert!(Filter::parse(&pattern(900)).is_err());
     let wide = format!("dns.fqdn in {{{}}}", "\"a\" ".repeat(70_000));
     assert!(Filter::parse(&wide).expect_err("too long").to_string().contains("at most 262144 bytes"));
-    assert!(Filter::parse(&"true or ".repeat(30_000).trim_end_matches(" or ").to_owned()).is_ok());
+    assert!(Filter::parse("true or ".repeat(30_000).trim_end_matches(" or ")).is_ok());
 }
 
 fn rule(gate: &str, action: &str, when: &str, more: &str) -> String {
