@@ -45,7 +45,10 @@ pub(crate) struct Query {
 pub(crate) enum Decoded {
     Query(Query),
     /// Answered with a header and this code; `failure` names the reason in the record.
-    Reject { reply: Vec<u8>, failure: &'static str },
+    Reject {
+        reply: Vec<u8>,
+        failure: &'static str,
+    },
     /// Not answered at all: too short to have a number, or itself a response (answering those makes loops).
     Drop,
 }

@@ -152,9 +152,7 @@ fn write_ttls(out: &mut [u8], places: &[u32], lifetime: Lifetime) {
         let place = *place as usize;
         let Some(bytes) = out.get_mut(place..place + 4).and_then(|slice| slice.first_chunk_mut::<4>()) else { return };
         let ttl = match lifetime {
-            Lifetime::Aged { seconds, cap } => {
-                u32::from_be_bytes(*bytes).saturating_sub(seconds).min(cap.unwrap_or(u32::MAX))
-            }
+            Lifetime::Aged { seconds, cap } => u32::from_be_bytes(*bytes).saturating_sub(seconds).min(cap.unwrap_or(u32::MAX)),
             Lifetime::Fixed(seconds) => seconds,
         };
         *bytes = ttl.to_be_bytes();
@@ -213,7 +211,7 @@ fn append_edns(out: &mut Vec<u8>, mut edns: Edns, query: &Query, carrier: Carrie
 
 #[cfg(test)]
 mod tests {
-    use hickory_proto::rr::rdata::TXT;
+    use hickory_proto::rr::rdata::{A, TXT};
     use hickory_proto::rr::{RData, Record};
 
     use super::*;
@@ -238,7 +236,7 @@ mod tests {
 
     fn addresses(count: u8) -> Reply {
         let name = Name::from_ascii("www.example.com.").unwrap();
-        let records = (0..count).map(|last| Record::from_rdata(name.clone(), 300, RData::A([192, 0, 2, last].into())));
+        let records = (0..count).map(|last| Record::from_rdata(name.clone(), 300, RData::A(A::new(192, 0, 2, last))));
         Reply::answering(records.collect())
     }
 

@@ -2,6 +2,7 @@
 //! RFC 8914), a failure as SERVFAIL, a ceiling on times to live (AC-06).
 
 use std::net::IpAddr;
+use std::time::Instant;
 
 use checkpoint::Refusal;
 use hickory_proto::op::ResponseCode;
@@ -12,7 +13,6 @@ use crate::encode::Lifetime;
 use crate::reply::{Reply, extended};
 use crate::resolver::{Failure, Resolved, Source};
 use crate::spec::{BlockError, BlockMode, DnsGateSpec};
-use std::time::Instant;
 
 /// An expired answer is given out for this long (RFC 8767 section 5 recommends 30 seconds).
 pub(crate) const STALE_TTL_SECONDS: u32 = 30;
@@ -74,18 +74,17 @@ pub(crate) fn fail(failure: Failure) -> Reply {
     Reply::code(ResponseCode::ServFail).with_error(failure.extended(), &failure.to_string())
 }
 
-/// The answer of an upstream or the cache; an expired one says that it is.
-pub(crate) fn stale_error(reply: &Reply) -> u16 {
-    if reply.code == ResponseCode::NXDomain { extended::STALE_NXDOMAIN } else { extended::STALE_ANSWER }
+/// An answer past its time says that it is (RFC 8914 sections 4.4 and 4.20).
+pub(crate) fn stale(reply: &Reply) -> Reply {
+    let is_no_name = reply.code == ResponseCode::NXDomain;
+    reply.clone().with_error(if is_no_name { extended::STALE_NXDOMAIN } else { extended::STALE_ANSWER }, "")
 }
 
 /// What clients are told about how long an answer lasts.
 pub(crate) fn lifetime(resolved: &Resolved, cap: Option<u32>, at: Instant) -> Lifetime {
     match resolved.source {
         Source::Stale => Lifetime::Fixed(cap.map_or(STALE_TTL_SECONDS, |cap| cap.min(STALE_TTL_SECONDS))),
-        Source::Upstream | Source::Cache | Source::Local => {
-            Lifetime::Aged { seconds: resolved.entry.age_seconds(at), cap }
-        }
+        Source::Upstream | Source::Cache | Source::Local => Lifetime::Aged { seconds: resolved.entry.age_seconds(at), cap },
     }
 }
 
@@ -111,7 +110,14 @@ mod tests {
     }
 
     fn refusal(shows_page: bool) -> Refusal {
-        Refusal { action: Action::Block, rule: None, reason: "known bad".into(), location: None, shows_page }
+        Refusal {
+            action: Action::Block,
+            rule: None,
+            reason: "known bad".into(),
+            location: None,
+            includes_context: false,
+            shows_page,
+        }
     }
 
     fn shown(reply: &Reply) -> String {
@@ -123,11 +129,8 @@ mod tests {
     /// AC-02 and AT-04: each mode by each type.
     #[test]
     fn a_refusal_looks_as_its_mode_says() {
-        let spec = |block_mode| DnsGateSpec {
-            block_mode,
-            block_page_ipv4: Some([192, 0, 2, 80].into()),
-            ..DnsGateSpec::default()
-        };
+        let spec =
+            |block_mode| DnsGateSpec { block_mode, block_page_ipv4: Some([192, 0, 2, 80].into()), ..DnsGateSpec::default() };
         let kinds = [RecordType::A, RecordType::AAAA, RecordType::HTTPS, RecordType::TXT, RecordType::MX];
         let nothing = "NOERROR+soa ";
         for (mode, expected) in [

@@ -84,6 +84,8 @@ fn sane_ttl(ttl: u32) -> u32 {
 
 #[cfg(test)]
 mod tests {
+    use hickory_proto::rr::rdata::A;
+
     use super::*;
 
     #[test]
@@ -95,7 +97,7 @@ mod tests {
 
     #[test]
     fn a_time_with_its_highest_bit_set_is_zero() {
-        let record = Record::from_rdata(Name::root(), 0x8000_0001, RData::A([192, 0, 2, 1].into()));
+        let record = Record::from_rdata(Name::root(), 0x8000_0001, RData::A(A::new(192, 0, 2, 1)));
         assert_eq!(Reply::answering(vec![record]).ttl(), 0);
     }
 }

@@ -88,7 +88,8 @@ struct Rounds {
 /// too, but on loopback.
 pub async fn bind(config: DnsGateConfig, checkpoint: Checkpoint, tls: Option<Arc<ServerConfig>>) -> Result<DnsGate, Error> {
     let spec = &config.spec;
-    let mut gate = DnsGate { shared: share(&config, checkpoint)?, datagrams: Vec::new(), streams: Vec::new(), addresses: Vec::new() };
+    let mut gate =
+        DnsGate { shared: share(&config, checkpoint)?, datagrams: Vec::new(), streams: Vec::new(), addresses: Vec::new() };
     for address in &spec.udp {
         gate.open_datagrams(*address, config.workers)?;
     }

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::time::{Instant, SystemTime};
 
 use checkpoint::{Checkpoint, Credential, FailureMode, Passage, Permit, Refusal};
-use model::{Destination, Disposition, FieldId, Gate, Session, SessionId, Station, Transport, Value};
+use model::{Destination, Disposition, FieldId, Gate, Session, Station, Transport, Value};
 
 use crate::decode::Query;
 use crate::encode::{Carrier, Lifetime, Packed, encode};
@@ -14,7 +14,7 @@ use crate::enforce;
 use crate::events::{Counter, UpstreamFailed, count};
 use crate::facts;
 use crate::limit::RateLimit;
-use crate::reply::{ExtendedError, Reply};
+use crate::reply::Reply;
 use crate::resolver::{DnsResolver, Failure, Resolved, Source};
 use crate::spec::DnsGateConfig;
 
@@ -41,7 +41,7 @@ pub(crate) struct Visit {
 impl Shared {
     /// Finds out where a client belongs (ON-01).
     pub(crate) fn visit(&self, client: SocketAddr, local: SocketAddr, transport: Transport, token: Option<&str>) -> Visit {
-        let location = self.checkpoint.locate(client.ip(), token);
+        let location = self.checkpoint.locate(client.ip().to_canonical(), token);
         let by_location = location.as_ref().and_then(|location| location.identity.clone());
         let by_token = || token.and_then(|token| self.checkpoint.identify(&Credential::DohToken(token)));
         let identity = by_location.or_else(by_token);
@@ -57,7 +57,7 @@ impl Shared {
             fails: location.as_ref().map_or(spec.fails, |location| location.fails),
             ttl_cap: location.as_ref().and_then(|location| location.max_ttl).or(spec.answer_ttl_seconds_max),
             session: Session {
-                id: self.next_session(),
+                id: self.checkpoint.next_session(),
                 gate: Gate::Dns,
                 transport,
                 began: SystemTime::now().into(),
@@ -67,10 +67,6 @@ impl Shared {
                 identity,
             },
         }
-    }
-
-    fn next_session(&self) -> SessionId {
-        self.checkpoint.next_session()
     }
 
     /// Records a message that was not a question. Its reply is a bare header.
@@ -117,19 +113,14 @@ impl Shared {
         if let Some(cap) = visit.ttl_cap.filter(|cap| entry.ttl > *cap) {
             passage.learn(FieldId::DnsMaxTtl, Value::Int(i64::from(cap)));
         }
-        let bytes = match resolved.source {
-            Source::Stale => {
-                count(Counter::StaleAnswers);
-                let mut reply = entry.reply.clone();
-                reply.errors.push(ExtendedError { code: enforce::stale_error(&reply), text: String::new() });
-                facts::learn_errors(&mut passage, &reply.errors);
-                encode(query, &reply, &entry.packed, lifetime, visit.carrier)
-            }
-            Source::Upstream | Source::Cache | Source::Local => {
-                count(if resolved.source == Source::Cache { Counter::CacheHits } else { Counter::UpstreamAnswers });
-                facts::learn_errors(&mut passage, &entry.reply.errors);
-                encode(query, &entry.reply, &entry.packed, lifetime, visit.carrier)
-            }
+        count_source(resolved.source);
+        let bytes = if resolved.source == Source::Stale {
+            let reply = enforce::stale(&entry.reply);
+            facts::learn_errors(&mut passage, &reply.errors);
+            encode(query, &reply, &entry.packed, lifetime, visit.carrier)
+        } else {
+            facts::learn_errors(&mut passage, &entry.reply.errors);
+            encode(query, &entry.reply, &entry.packed, lifetime, visit.carrier)
         };
         passage.count(query.bytes as u64, bytes.len() as u64);
         let by_rule = resolved.rewrite.as_ref().and_then(|rewrite| rewrite.decision());
@@ -156,6 +147,15 @@ impl Shared {
         let bytes = own_answer(&mut passage, visit, query, &enforce::fail(failure));
         passage.finish(Disposition::Error);
         bytes
+    }
+}
+
+fn count_source(source: Source) {
+    match source {
+        Source::Upstream => count(Counter::UpstreamAnswers),
+        Source::Cache => count(Counter::CacheHits),
+        Source::Stale => count(Counter::StaleAnswers),
+        Source::Local => {}
     }
 }
 

@@ -13,8 +13,7 @@ use serde::{Deserialize, Serialize};
 use crate::Error;
 
 /// Asked where neither the settings nor the system name a resolver: Quad9 and Cloudflare, both validating.
-const PUBLIC_RESOLVERS: [IpAddr; 2] =
-    [IpAddr::V4(Ipv4Addr::new(9, 9, 9, 9)), IpAddr::V4(Ipv4Addr::new(1, 1, 1, 1))];
+const PUBLIC_RESOLVERS: [IpAddr; 2] = [IpAddr::V4(Ipv4Addr::new(9, 9, 9, 9)), IpAddr::V4(Ipv4Addr::new(1, 1, 1, 1))];
 
 /// More upstreams than this cannot all be tried within any sensible deadline.
 const UPSTREAMS_MAX: usize = 16;
@@ -287,10 +286,7 @@ mod tests {
         let page = DnsGateSpec { block_mode: BlockMode::Page, ..DnsGateSpec::default() };
         assert!(matches!(DnsGateConfig::resolve(page), Err(Error::NoBlockPage)));
         let hasty = DnsGateSpec { upstream_deadline_ms: 1, ..DnsGateSpec::default() };
-        assert!(matches!(
-            DnsGateConfig::resolve(hasty),
-            Err(Error::OutOfBounds { setting: "upstream_deadline_ms", .. })
-        ));
+        assert!(matches!(DnsGateConfig::resolve(hasty), Err(Error::OutOfBounds { setting: "upstream_deadline_ms", .. })));
         assert!(toml::from_str::<DnsGateSpec>("upstream = []").is_err());
         assert_eq!(toml::from_str::<DnsGateSpec>("").unwrap().udp, DnsGateSpec::default().udp);
     }

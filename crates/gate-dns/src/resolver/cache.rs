@@ -89,16 +89,11 @@ impl Entry {
 
 impl Cache {
     pub(crate) fn new(bytes_max: u64, retention: Retention) -> Cache {
-        let weigh = |key: &Key, entry: &Arc<Entry>| {
-            u32::try_from(key.host.len() + entry.bytes()).unwrap_or(u32::MAX)
-        };
+        let weigh = |key: &Key, entry: &Arc<Entry>| u32::try_from(key.host.len() + entry.bytes()).unwrap_or(u32::MAX);
         let longest = Duration::from_secs(retention.ttl_max.into()) + retention.stale;
         Cache {
             entries: Table::builder().max_capacity(bytes_max).weigher(weigh).time_to_live(longest).build(),
-            failures: Table::builder()
-                .max_capacity(FAILURES_MAX)
-                .time_to_live(Duration::from_secs(FAILURE_SECONDS))
-                .build(),
+            failures: Table::builder().max_capacity(FAILURES_MAX).time_to_live(Duration::from_secs(FAILURE_SECONDS)).build(),
             retention,
         }
     }
@@ -144,6 +139,7 @@ impl Cache {
 
 #[cfg(test)]
 mod tests {
+    use hickory_proto::rr::rdata::A;
     use hickory_proto::rr::{RData, Record};
 
     use super::*;
@@ -157,7 +153,7 @@ mod tests {
 
     fn entry(ttl: u32, at: Instant) -> Arc<Entry> {
         let name = Name::from_ascii("a.example.").unwrap();
-        let record = Record::from_rdata(name.clone(), ttl, RData::A([192, 0, 2, 1].into()));
+        let record = Record::from_rdata(name.clone(), ttl, RData::A(A::new(192, 0, 2, 1)));
         Arc::new(Entry::new(&name, RecordType::A, Reply::answering(vec![record]), "".into(), at).unwrap())
     }
 

@@ -125,9 +125,7 @@ fn is_dangling(question: &Question, chain: &[Name], reply: &Reply) -> bool {
 fn upstream_errors(message: &Message) -> Vec<ExtendedError> {
     let options = message.edns.as_ref().map(|edns| edns.options().options.as_slice()).unwrap_or_default();
     let code = |(code, option): &(EdnsCode, EdnsOption)| match option {
-        EdnsOption::Unknown(_, bytes) if u16::from(*code) == 15 => {
-            bytes.first_chunk::<2>().map(|code| u16::from_be_bytes(*code))
-        }
+        EdnsOption::Unknown(_, bytes) if u16::from(*code) == 15 => bytes.first_chunk::<2>().map(|code| u16::from_be_bytes(*code)),
         _ => None,
     };
     options.iter().filter_map(code).take(ERRORS_MAX).map(|code| ExtendedError { code, text: String::new() }).collect()
@@ -136,7 +134,7 @@ fn upstream_errors(message: &Message) -> Vec<ExtendedError> {
 #[cfg(test)]
 mod tests {
     use hickory_proto::op::Query as Asked;
-    use hickory_proto::rr::rdata::{CNAME, SOA};
+    use hickory_proto::rr::rdata::{A, CNAME, SOA};
 
     use super::*;
 
@@ -149,7 +147,7 @@ mod tests {
     }
 
     fn address(owner: &str, last: u8) -> Record {
-        Record::from_rdata(name(owner), 60, RData::A([192, 0, 2, last].into()))
+        Record::from_rdata(name(owner), 60, RData::A(A::new(192, 0, 2, last)))
     }
 
     fn alias_record(owner: &str, target: &str) -> Record {

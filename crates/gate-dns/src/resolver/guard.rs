@@ -164,9 +164,24 @@ mod tests {
     #[test]
     fn private_addresses_in_every_clothing_are_recognised() {
         for private in [
-            "0.0.0.0", "0.1.2.3", "10.1.1.1", "127.0.0.1", "169.254.169.254", "172.31.0.1", "192.168.0.1", "100.64.0.1",
-            "255.255.255.255", "::", "::1", "fc00::1", "fd12::1", "fe80::1", "::ffff:10.0.0.1", "64:ff9b::7f00:1",
-            "2002:c0a8:1::1", "::127.0.0.1",
+            "0.0.0.0",
+            "0.1.2.3",
+            "10.1.1.1",
+            "127.0.0.1",
+            "169.254.169.254",
+            "172.31.0.1",
+            "192.168.0.1",
+            "100.64.0.1",
+            "255.255.255.255",
+            "::",
+            "::1",
+            "fc00::1",
+            "fd12::1",
+            "fe80::1",
+            "::ffff:10.0.0.1",
+            "64:ff9b::7f00:1",
+            "2002:c0a8:1::1",
+            "::127.0.0.1",
         ] {
             assert!(is_private(private.parse().unwrap()), "{private}");
         }
@@ -192,12 +207,12 @@ mod tests {
         let https = |params| RData::HTTPS(HTTPS(SVCB::new(1, Name::root(), params)));
         let mixed = https(vec![(SvcParamKey::Ipv4Hint, hints(&[[10, 0, 0, 1], [192, 0, 2, 1]]))]);
         let only = https(vec![(SvcParamKey::Ipv4Hint, hints(&[[10, 0, 0, 1]]))]);
-        let answers = [RData::A([10, 0, 0, 1].into()), RData::A([192, 0, 2, 1].into()), mixed, only];
+        let answers = [RData::A(A::new(10, 0, 0, 1)), RData::A(A::new(192, 0, 2, 1)), mixed, only];
         let mut reply = Reply::answering(answers.into_iter().map(record).collect());
         assert!(drop_private(&mut reply));
         let left: Vec<RData> = reply.answers.into_iter().map(|record| record.data).collect();
         let public = https(vec![(SvcParamKey::Ipv4Hint, hints(&[[192, 0, 2, 1]]))]);
-        assert_eq!(left, [RData::A([192, 0, 2, 1].into()), public, https(Vec::new())]);
+        assert_eq!(left, [RData::A(A::new(192, 0, 2, 1)), public, https(Vec::new())]);
     }
 
     #[test]
@@ -206,10 +221,7 @@ mod tests {
         let https = |params| RData::HTTPS(HTTPS(SVCB::new(1, Name::root(), params)));
         let ech = (SvcParamKey::EchConfigList, SvcParamValue::EchConfigList(EchConfigList(vec![1, 2])));
         let full = https(vec![(SvcParamKey::Alpn, alpn(&["h3", "h3-29", "h2"])), ech]);
-        let quic = https(vec![
-            (SvcParamKey::Alpn, alpn(&["h3"])),
-            (SvcParamKey::NoDefaultAlpn, SvcParamValue::NoDefaultAlpn),
-        ]);
+        let quic = https(vec![(SvcParamKey::Alpn, alpn(&["h3"])), (SvcParamKey::NoDefaultAlpn, SvcParamValue::NoDefaultAlpn)]);
         let signature = |covered: u16| {
             let mut rdata = covered.to_be_bytes().to_vec();
             rdata.extend([0; 16]);

@@ -160,7 +160,12 @@ impl DnsResolver {
     }
 
     /// The cache, and behind it the upstreams.
-    async fn find(&self, question: Question, route: Box<[SocketAddr]>, fails: FailureMode) -> Result<(Arc<Entry>, Source), Failure> {
+    async fn find(
+        &self,
+        question: Question,
+        route: Box<[SocketAddr]>,
+        fails: FailureMode,
+    ) -> Result<(Arc<Entry>, Source), Failure> {
         let key = Key {
             host: host_text(&question.name).unwrap_or_else(|| question.name.to_ascii()).into(),
             kind: question.kind,
@@ -270,4 +275,105 @@ pub(crate) fn wire_name(host: &str) -> Option<Name> {
     let mut name = Name::from_ascii(host).ok()?;
     name.set_fqdn(true);
     Some(name)
+}
+
+#[cfg(test)]
+mod tests {
+    use hickory_proto::op::{Message, MessageType, OpCode, Query as Asked};
+    use hickory_proto::rr::rdata::{A, CNAME, SOA, TXT};
+    use hickory_proto::rr::{RData, Record};
+
+    use super::*;
+    use crate::encode::{Carrier, Lifetime, encode};
+    use crate::spec::DnsGateSpec;
+
+    fn question(host: &str) -> Question {
+        Question { name: wire_name(host).unwrap(), kind: RecordType::A, dnssec_ok: false, checking_disabled: false }
+    }
+
+    /// A resolver whose only upstream is a port that nobody has, with one answer that is this old.
+    fn remembering(host: &str, age: Duration) -> DnsResolver {
+        let spec = DnsGateSpec { upstreams: vec!["127.0.0.1:1".to_owned()], ..DnsGateSpec::default() };
+        let resolver = DnsResolver::new(&DnsGateConfig::resolve(spec).unwrap()).unwrap();
+        let record = Record::from_rdata(wire_name(host).unwrap(), 60, RData::A(A::new(192, 0, 2, 1)));
+        let stored = Instant::now().checked_sub(age).unwrap();
+        let name = wire_name(host).unwrap();
+        let entry = Entry::new(&name, RecordType::A, Reply::answering(vec![record]), "".into(), stored).unwrap();
+        let key =
+            Key { host: host.into(), kind: RecordType::A, dnssec_ok: false, checking_disabled: false, route: Box::default() };
+        resolver.0.cache.keep(key, Arc::new(entry));
+        resolver
+    }
+
+    /// RFC 8767, open and closed: an expired answer is given or not, as was declared, also while a failure is remembered.
+    #[tokio::test]
+    async fn an_expired_answer_is_given_only_where_the_gate_fails_open() {
+        let resolver = remembering("www.example.com", Duration::from_secs(100));
+        for _ in 0..2 {
+            let open = resolver.find(question("www.example.com"), Box::default(), FailureMode::Open).await;
+            assert!(matches!(open, Ok((_, Source::Stale))));
+        }
+        let closed = resolver.find(question("www.example.com"), Box::default(), FailureMode::Closed).await;
+        assert_eq!(closed.unwrap_err(), Failure::Remembered);
+        let fresh = remembering("www.example.com", Duration::from_secs(10));
+        let found = fresh.find(question("www.example.com"), Box::default(), FailureMode::Closed).await;
+        assert!(matches!(found, Ok((_, Source::Cache))));
+        let closed = remembering("www.example.com", Duration::from_secs(100));
+        let found = closed.find(question("www.example.com"), Box::default(), FailureMode::Closed).await;
+        assert_eq!(found.unwrap_err(), Failure::Network);
+    }
+
+    /// Damaged answers from upstreams, from a generator with a fixed seed: whatever is believed can be sent on.
+    #[test]
+    fn no_answer_of_an_upstream_makes_the_gate_panic() {
+        let name = |text: &str| wire_name(text).unwrap();
+        let mut valid = Message::new(1, MessageType::Response, OpCode::Query);
+        valid.add_query(Asked::query(name("www.example.com"), RecordType::A));
+        for (owner, data) in [
+            ("www.example.com", RData::CNAME(CNAME(name("a.example.com")))),
+            ("a.example.com", RData::A(A::new(192, 0, 2, 1))),
+            ("a.example.com", RData::TXT(TXT::new(vec!["text".to_owned()]))),
+        ] {
+            valid.add_answer(Record::from_rdata(name(owner), 60, data));
+        }
+        let authority = SOA::new(name("ns.example.com"), name("host.example.com"), 1, 1, 1, 1, 1);
+        valid.add_authority(Record::from_rdata(name("example.com"), 60, RData::SOA(authority)));
+        let valid = valid.to_vec().unwrap();
+        let query = Query {
+            id: 1,
+            name: name("www.example.com"),
+            host: "www.example.com".to_owned(),
+            kind: RecordType::A,
+            recursion_desired: true,
+            checking_disabled: false,
+            authentic_data: false,
+            edns: None,
+            bytes: 0,
+        };
+        let mut state = 0x2545_f491_4f6c_dd1d_u64;
+        let mut next = move || {
+            state ^= state << 13;
+            state ^= state >> 7;
+            state ^= state << 17;
+            state
+        };
+        let mut believed = 0;
+        for _ in 0..20_000 {
+            let mut bytes = valid.clone();
+            for _ in 0..1 + next() % 4 {
+                let place = 12 + (next() % (bytes.len() as u64 - 12)) as usize;
+                bytes[place] = next() as u8;
+            }
+            let Ok(message) = Message::from_vec(&bytes) else { continue };
+            let Ok(Checked { mut reply, .. }) = check::check(&question("www.example.com"), message) else { continue };
+            guard::strip_hints(&mut reply);
+            guard::drop_private(&mut reply);
+            let Some(entry) = Entry::new(&query.name, query.kind, reply, "".into(), Instant::now()) else { continue };
+            let lifetime = Lifetime::Aged { seconds: 1, cap: None };
+            let sent = encode(&query, &entry.reply, &entry.packed, lifetime, Carrier::Stream);
+            assert!(Message::from_vec(&sent).is_ok());
+            believed += 1;
+        }
+        assert!(believed > 1_000, "{believed}");
+    }
 }
