@@ -3,8 +3,10 @@
 //! installation's own authority never vouches for an upstream, and keys that the public knows are no keys. It fetches
 //! nothing: revocation lists are handed to it.
 
+mod key;
 mod leaf;
 mod problem;
+mod root;
 mod verifier;
 
 use std::collections::HashSet;
@@ -22,6 +24,8 @@ use sha2::{Digest, Sha256};
 use crate::Error;
 use crate::authority::{AuthorityCertificate, unix_seconds};
 use crate::mint::{Alpn, LeafHost};
+
+use root::ListIssuers;
 
 pub use problem::CertificateProblem;
 pub use verifier::{DangerAcceptAny, Verifier};
@@ -176,12 +180,13 @@ impl Built {
     ) -> Result<Built, Error> {
         let now = unix_seconds(now);
         let mut valid_until = i64::MAX;
+        let list_issuers = ListIssuers::of(&settings.revocation_lists).map_err(unusable)?;
         let mut profiles = Vec::with_capacity(settings.destinations.len() + 1);
         let own_roots = settings.destinations.iter().map(|own| (Some(&own.domain), own.roots.as_slice()));
         for (domain, extra) in own_roots.chain([(None, [].as_slice())]) {
             let mut store = RootCertStore::empty();
             for root in settings.roots.iter().chain(extra) {
-                valid_until = valid_until.min(add_root(&mut store, root, distrusted, now)?);
+                valid_until = valid_until.min(add_root(&mut store, root, distrusted, &list_issuers, now)?);
             }
             let verifier = Verifier::new(
                 store,
@@ -202,14 +207,21 @@ impl Built {
 
     fn verifier(&self, profile: usize) -> Result<Arc<Verifier>, Error> {
         let found = self.profiles.get(profile).map(|(_, verifier)| Arc::clone(verifier));
-        found.ok_or_else(|| Error::TrustSettings { reason: "no verifier for this host".to_owned() })
+        found.ok_or_else(|| unusable("no verifier for this host"))
     }
 }
 
 /// Adds a root that is valid at `now` and not distrusted; returns the next moment at which this answer changes.
-fn add_root(store: &mut RootCertStore, root: &CertificateDer<'static>, distrusted: &Distrusted, now: i64) -> Result<i64, Error> {
-    let unusable = || Error::TrustSettings { reason: "a root certificate cannot be read".to_owned() };
-    let (_, parsed) = x509_parser::parse_x509_certificate(root).map_err(|_| unusable())?;
+fn add_root(
+    store: &mut RootCertStore,
+    root: &CertificateDer<'static>,
+    distrusted: &Distrusted,
+    list_issuers: &ListIssuers,
+    now: i64,
+) -> Result<i64, Error> {
+    let unreadable = "a root certificate cannot be read";
+    let (_, parsed) = x509_parser::parse_x509_certificate(root).map_err(|_| unusable(unreadable))?;
+    root::check_root(&parsed, list_issuers).map_err(unusable)?;
     let (from, until) = (parsed.validity().not_before.timestamp(), parsed.validity().not_after.timestamp());
     if distrusted.problem_of_key(parsed.public_key().raw).is_some() || until < now {
         return Ok(i64::MAX);
@@ -217,8 +229,12 @@ fn add_root(store: &mut RootCertStore, root: &CertificateDer<'static>, distruste
     if from > now {
         return Ok(from);
     }
-    store.add(root.clone()).map_err(|_| unusable())?;
+    store.add(root.clone()).map_err(|_| unusable(unreadable))?;
     Ok(until.saturating_add(1))
+}
+
+fn unusable(reason: &str) -> Error {
+    Error::TrustSettings { reason: reason.to_owned() }
 }
 
 fn is_within(host: &LeafHost, domain: &str) -> bool {
@@ -233,10 +249,10 @@ fn is_within(host: &LeafHost, domain: &str) -> bool {
 
 impl Distrusted {
     fn new(settings: &TrustSettings) -> Result<Distrusted, Error> {
-        let unreadable = || Error::TrustSettings { reason: "an own authority cannot be read".to_owned() };
         let mut distrusted = Distrusted::default();
         for own in &settings.own_authorities {
-            let (_, parsed) = x509_parser::parse_x509_certificate(&own.der).map_err(|_| unreadable())?;
+            let (_, parsed) =
+                x509_parser::parse_x509_certificate(&own.der).map_err(|_| unusable("an own authority cannot be read"))?;
             distrusted.own_keys.insert(own.public_key_sha256);
             distrusted.own_subjects.insert(parsed.subject().as_raw().to_vec());
         }

@@ -4,12 +4,9 @@
 use rustls_pki_types::CertificateDer;
 use x509_parser::certificate::X509Certificate;
 use x509_parser::extensions::GeneralName;
-use x509_parser::public_key::PublicKey;
 
 use super::CertificateProblem;
-
-/// Baseline requirements section 6.1.5: shorter moduli are within reach of factoring.
-const RSA_BITS_MIN: usize = 2048;
+use super::key::is_acceptable_key;
 
 /// The first rule that the leaf breaks.
 pub(super) fn check(leaf: &CertificateDer<'_>) -> Result<(), CertificateProblem> {
@@ -23,9 +20,9 @@ pub(super) fn check(leaf: &CertificateDer<'_>) -> Result<(), CertificateProblem>
 fn check_purpose(leaf: &X509Certificate<'_>) -> Result<(), CertificateProblem> {
     let purpose = leaf.extended_key_usage().map_err(|_| CertificateProblem::Malformed)?;
     match purpose {
-        Some(purpose) if purpose.value.server_auth => Ok(()),
-        Some(purpose) if !purpose.value.any => Err(CertificateProblem::WrongPurpose),
-        _ => Err(CertificateProblem::NoPurpose),
+        None => Err(CertificateProblem::NoPurpose),
+        Some(purpose) if purpose.value.server_auth && !purpose.value.any => Ok(()),
+        Some(_) => Err(CertificateProblem::WrongPurpose),
     }
 }
 
@@ -34,22 +31,15 @@ fn check_usage(leaf: &X509Certificate<'_>) -> Result<(), CertificateProblem> {
     if usage.is_some_and(|usage| usage.value.key_cert_sign()) {
         return Err(CertificateProblem::LeafSignsCertificates);
     }
-    Ok(())
-}
-
-fn check_key(leaf: &X509Certificate<'_>) -> Result<(), CertificateProblem> {
-    match leaf.public_key().parsed().map_err(|_| CertificateProblem::Malformed)? {
-        PublicKey::RSA(key) if significant_bits(key.modulus) < RSA_BITS_MIN => Err(CertificateProblem::WeakKey),
-        PublicKey::RSA(_) | PublicKey::EC(_) => Ok(()),
-        PublicKey::Unknown(_) => Ok(()),
-        _ => Err(CertificateProblem::WeakKey),
+    // Only an authority may constrain names (RFC 5280 section 4.2.1.10).
+    match leaf.name_constraints() {
+        Ok(None) => Ok(()),
+        _ => Err(CertificateProblem::Malformed),
     }
 }
 
-fn significant_bits(modulus: &[u8]) -> usize {
-    let leading = modulus.iter().take_while(|byte| **byte == 0).count();
-    let Some(first) = modulus.get(leading) else { return 0 };
-    (modulus.len() - leading) * 8 - first.leading_zeros() as usize
+fn check_key(leaf: &X509Certificate<'_>) -> Result<(), CertificateProblem> {
+    if is_acceptable_key(leaf.public_key()) { Ok(()) } else { Err(CertificateProblem::WeakKey) }
 }
 
 /// A wildcard over a public suffix would be good for every customer of a registry.
@@ -83,13 +73,5 @@ mod tests {
         for name in ["example.com", "github.io", "example.co.uk"] {
             assert!(!is_public_suffix(name), "{name}");
         }
-    }
-
-    #[test]
-    fn the_modulus_is_measured_without_its_sign_byte() {
-        assert_eq!(significant_bits(&[0, 0x80, 0]), 16);
-        assert_eq!(significant_bits(&[0x01, 0]), 9);
-        assert_eq!(significant_bits(&[0, 0]), 0);
-        assert_eq!(significant_bits(&[]), 0);
     }
 }
