@@ -20,6 +20,7 @@ pub mod pinned;
 mod ranges;
 pub mod snapshot;
 mod table;
+pub mod tenant;
 
 pub use brand::Brand;
 pub use catalogue::{Application, ApplicationMatch, Catalogue, Relation};
