@@ -227,6 +227,21 @@ fn mail_parts_are_decoded() {
     assert_eq!(scan(nested.as_bytes()).verdict, Verdict::Malicious);
 }
 
+#[test]
+fn uuencoded_files_are_decoded() {
+    let line: String = eicar()
+        .chunks(45)
+        .map(|chunk| {
+            let letters = chunk.chunks(3).flat_map(|group| {
+                let bits = (0..3).fold(0u32, |bits, index| bits << 8 | u32::from(*group.get(index).unwrap_or(&0)));
+                [18, 12, 6, 0].map(|shift| char::from(b' ' + (bits >> shift & 0x3f) as u8))
+            });
+            format!("{}{}\r\n", char::from(b' ' + chunk.len() as u8), letters.collect::<String>())
+        })
+        .collect();
+    assert_hit(format!("hello\r\nbegin 644 e.com\r\n{line}`\r\nend\r\n").as_bytes(), "e.com");
+}
+
 fn kinds(report: &Report) -> Vec<FindingKind> {
     report.findings.iter().map(|finding| finding.kind).collect()
 }

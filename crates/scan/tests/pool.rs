@@ -40,6 +40,7 @@ fn run_cases() {
     case!(definitions_are_used_in_the_sandbox);
     case!(a_file_above_the_limit_is_not_read);
     case!(clamd_is_asked_and_its_silence_counts);
+    case!(a_real_clamd_agrees);
     case!(overhead_of_the_process);
     case!(malformed_files_kill_no_worker);
     println!("\ntest result: ok. {passed} passed; 0 failed; 0 ignored; 0 measured; 0 filtered out");
@@ -183,6 +184,44 @@ async fn clamd_is_asked_and_its_silence_counts() {
     assert_eq!(scan(b"nobody listens").await.verdict, Verdict::Unscannable(Unscannable::Unavailable));
     assert_eq!(scan(&eicar()).await.verdict, Verdict::Malicious, "what the workers know needs no clamd");
     pool.drain().await;
+}
+
+/// Starts the ClamAV daemon of this machine with one signature of our own. Needs SEKISHO_TEST_SYSTEM=1.
+async fn a_real_clamd_agrees() {
+    if std::env::var_os("SEKISHO_TEST_SYSTEM").is_none_or(|value| value != "1") {
+        println!("skipped: SEKISHO_TEST_SYSTEM is not 1");
+        return;
+    }
+    let folder = tempfile::tempdir().unwrap();
+    let socket = folder.path().join("clamd.sock");
+    std::fs::create_dir(folder.path().join("db")).unwrap();
+    std::fs::write(folder.path().join("db/own.hdb"), "9e107d9d372bb6826bd81d3542a419d6:43:Own.Clamd.Test\n").unwrap();
+    let settings = format!(
+        "LocalSocket {}\nDatabaseDirectory {}\nForeground yes\nAlertExceedsMax yes\nAlertEncrypted yes\n",
+        socket.display(),
+        folder.path().join("db").display()
+    );
+    std::fs::write(folder.path().join("clamd.conf"), settings).unwrap();
+    let mut daemon = tokio::process::Command::new("clamd")
+        .arg("--config-file")
+        .arg(folder.path().join("clamd.conf"))
+        .stdout(std::process::Stdio::null())
+        .kill_on_drop(true)
+        .spawn()
+        .unwrap();
+    for _ in 0..300 {
+        if tokio::net::UnixStream::connect(&socket).await.is_ok() {
+            break;
+        }
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    }
+    let pool = Pool::start(PoolConfig { clamd: Some(Address::Unix(socket)), ..config() }).await.unwrap();
+    let found = pool.scan(file(b"The quick brown fox jumps over the lazy dog"), "a", DEADLINE).await;
+    assert_eq!((found.verdict, found.engine.as_str()), (Verdict::Malicious, "clamd"));
+    assert!(found.signature.starts_with("Own.Clamd.Test"), "{}", found.signature);
+    assert_eq!(pool.scan(file(b"The quick brown fox jumps over the lazy cat"), "a", DEADLINE).await.verdict, Verdict::Clean);
+    pool.drain().await;
+    daemon.kill().await.unwrap();
 }
 
 /// Prints the cost of a round trip; the bound is loose, since this runs unoptimised beside other tests.

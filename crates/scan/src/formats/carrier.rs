@@ -23,7 +23,11 @@ const BASE64: GeneralPurpose = GeneralPurpose::new(
 
 pub(crate) fn open(walk: &mut Walk<'_>, node: &Node, format: &'static Format, bytes: &[u8]) -> Step {
     match format.name {
-        "txt" | "html" | "svg" | "xml" | "sh" => base64_runs(walk, node, bytes),
+        "txt" | "html" | "svg" | "xml" | "sh" => {
+            base64_runs(walk, node, bytes);
+            uuencoded(walk, node, bytes);
+        }
+        "eml" => uuencoded(walk, node, bytes),
         "bin" if utf16_text(bytes).is_some() => wide_text(walk, node, bytes),
         "pdf" | "bin" | "exe" | "dll" | "elf" | "macho" | "png" | "jpg" | "gif" | "bmp" | "webp" | "ico" | "lnk" | "mp3"
         | "mp4" | "wav" => carve(walk, node, bytes),
@@ -92,6 +96,38 @@ fn decode(walk: &mut Walk<'_>, node: &Node, page: &[u8], run: &[u8]) -> Flow {
         walk.find(node, FindingKind::HtmlSmuggling, &format!("{} in base64", format.name));
     }
     walk.tentative(|walk| walk.slice(node, "base64", &decoded))
+}
+
+/// Files in uuencode (POSIX uuencode(1)): `begin MODE NAME`, lines that start with their length, `end`.
+fn uuencoded(walk: &mut Walk<'_>, node: &Node, bytes: &[u8]) {
+    let mut rest = bytes;
+    for _ in 0..CARVES_MAX {
+        let Some(start) = find(rest, b"begin ") else { return };
+        rest = rest.get(start + b"begin ".len()..).unwrap_or_default();
+        let mut lines = rest.split(|byte| *byte == b'\n').map(|line| line.strip_suffix(b"\r").unwrap_or(line));
+        let head = lines.next().map(String::from_utf8_lossy).unwrap_or_default();
+        let Some((mode, name)) = head.split_once(' ') else { continue };
+        if !mode.bytes().all(|digit| (b'0'..=b'7').contains(&digit)) {
+            continue;
+        }
+        let body: Vec<u8> = lines.take_while(|line| *line != b"end").filter_map(uu_line).flatten().collect();
+        if !body.is_empty() && walk.tentative(|walk| walk.slice(node, name, &body)).is_break() {
+            return;
+        }
+    }
+}
+
+/// One line: its length in the first letter, then four letters for three bytes.
+fn uu_line(line: &[u8]) -> Option<Vec<u8>> {
+    let value = |letter: &u8| letter.wrapping_sub(b' ') & 0x3f;
+    let (length, letters) = line.split_first()?;
+    let mut bytes = Vec::new();
+    for group in letters.chunks(4) {
+        let bits = (0..4).fold(0u32, |bits, index| bits << 6 | u32::from(group.get(index).map_or(0, value)));
+        bytes.extend(bits.to_be_bytes().into_iter().skip(1));
+    }
+    bytes.truncate(usize::from(value(length)));
+    (!bytes.is_empty()).then_some(bytes)
 }
 
 /// The EICAR file fits.

@@ -37,6 +37,7 @@ fn stream_member(walk: &mut Walk<'_>, node: &Node, name: &str, body: &[u8]) -> F
         }
         "WordDocument" => word(walk, node, body),
         "Workbook" | "Book" => workbook(walk, node, body),
+        "PowerPoint Document" => presentation(walk, node, body)?,
         "\u{1}Ole10Native" => {
             walk.find(node, FindingKind::EmbeddedObject, name);
             if let Some(package) = package::ole10_native(body) {
@@ -72,6 +73,23 @@ fn word(walk: &mut Walk<'_>, node: &Node, body: &[u8]) {
     if has_field(b"DDEAUTO") || has_field(b"DDE ") || has_field(b"dde ") || has_field(b"ddeauto") {
         walk.find(node, FindingKind::Dde, "field");
     }
+}
+
+/// Compressed OLE objects of a presentation ([MS-PPT] section 2.10.36): record version 0, instance 1, type 0x1011, then the
+/// size and a zlib stream.
+fn presentation(walk: &mut Walk<'_>, node: &Node, body: &[u8]) -> Flow {
+    const RECORD: &[u8] = b"\x10\0\x11\x10";
+    const HEADER_BYTES: usize = 12;
+    for (index, at) in memchr::memmem::find_iter(body, RECORD).enumerate() {
+        let packed = body.get(at + HEADER_BYTES..).unwrap_or_default();
+        if packed.first() != Some(&0x78) {
+            continue;
+        }
+        walk.find(node, FindingKind::EmbeddedObject, "presentation object");
+        let Ok(object) = walk.unpack(&mut flate2::bufread::ZlibDecoder::new(packed)) else { return walk.flow() };
+        walk.slice(node, &format!("object-{index}"), &object)?;
+    }
+    walk.flow()
 }
 
 /// BIFF records ([MS-XLS] section 2.4): FILEPASS means encryption, a BOUNDSHEET of type 1 is a macro sheet.

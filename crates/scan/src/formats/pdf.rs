@@ -56,9 +56,12 @@ fn next_stream(bytes: &[u8], from: usize) -> Option<Stream<'_>> {
         let rest = bytes.get(at..)?;
         let body = rest.strip_prefix(b"\r\n").or(rest.strip_prefix(b"\n")).or(rest.strip_prefix(b"\r")).unwrap_or(rest);
         let length = find(body, b"endstream").unwrap_or(body.len());
+        let data = body.get(..length)?;
+        // One end-of-line marker before the keyword is not data (7.3.8.1).
+        let data = data.strip_suffix(b"\r\n").or(data.strip_suffix(b"\n")).or(data.strip_suffix(b"\r")).unwrap_or(data);
         return Some(Stream {
             dictionary: before.get(dictionary_at..)?,
-            body: body.get(..length)?,
+            body: data,
             start: keyword,
             next: (bytes.len() - body.len()) + length,
         });
