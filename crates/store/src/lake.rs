@@ -3,6 +3,7 @@
 
 use std::collections::{HashMap, HashSet};
 use std::fs::File;
+use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
@@ -12,6 +13,7 @@ use parquet::arrow::ArrowWriter;
 use parquet::arrow::arrow_reader::{ArrowReaderMetadata, ArrowReaderOptions};
 use parquet::basic::{Compression, Encoding, ZstdLevel};
 use parquet::file::metadata::{KeyValue, PageIndexPolicy};
+use parquet::file::page_index::column_index::ColumnIndexMetaData;
 use parquet::file::properties::{EnabledStatistics, WriterProperties, WriterPropertiesBuilder, WriterVersion};
 use parquet::schema::types::ColumnPath;
 
@@ -100,6 +102,29 @@ impl Lake {
 fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     // These maps are caches; whatever is in them is true.
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// Rows of the pages of a row group that can hold what is looked for, by the smallest and largest text of each page; none
+/// where the file has no page index of texts.
+pub(crate) fn page_rows(
+    footer: &ArrowReaderMetadata,
+    group: usize,
+    column: usize,
+    may_hold: impl Fn(&[u8], &[u8]) -> bool,
+) -> Option<Vec<Range<usize>>> {
+    let rows = usize::try_from(footer.metadata().row_group(group).num_rows()).ok()?;
+    let bounds = footer.metadata().column_index()?.get(group)?.get(column)?;
+    let ColumnIndexMetaData::BYTE_ARRAY(bounds) = bounds else { return None };
+    let locations = footer.metadata().offset_index()?.get(group)?.get(column)?.page_locations();
+    let starts = locations.iter().map(|page| usize::try_from(page.first_row_index).unwrap_or_default());
+    let starts = starts.chain([rows]).collect::<Vec<_>>();
+    let is_wanted = |page: usize| match (bounds.min_value(page), bounds.max_value(page)) {
+        (Some(min), Some(max)) => may_hold(min, max),
+        // A page of nulls.
+        _ => false,
+    };
+    let pages = starts.windows(2).enumerate().filter(|(page, _)| is_wanted(*page));
+    Some(pages.map(|(_, border)| border[0]..border[1]).collect())
 }
 
 /// A sealed file while it is written: under a draft name until its bytes are durable.

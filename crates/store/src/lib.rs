@@ -4,6 +4,7 @@
 //! with one filter a file answers who ever met an indicator. It decides nothing and changes no event beyond the declared
 //! redaction. Layout and numbers follow the measured evaluation of event stores (sections 1, 2 and 5).
 #![forbid(unsafe_code)]
+#![cfg_attr(test, allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a test that fails should stop"))]
 
 mod batch;
 mod compact;

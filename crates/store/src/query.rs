@@ -8,12 +8,12 @@ use arrow::error::ArrowError;
 use model::{Class, Event, EventId, Facts, FieldId, Timestamp, Value};
 use parquet::arrow::ProjectionMask;
 use parquet::arrow::arrow_reader::{
-    ArrowPredicate, ArrowPredicateFn, ArrowReaderMetadata, ParquetRecordBatchReaderBuilder, RowFilter,
+    ArrowPredicate, ArrowPredicateFn, ArrowReaderMetadata, ParquetRecordBatchReaderBuilder, RowFilter, RowSelection,
 };
 use parquet::file::statistics::Statistics;
 
 use crate::batch::Rows;
-use crate::lake::Lake;
+use crate::lake::{self, Lake};
 use crate::manifest::{FileKind, SealedFile};
 use crate::tail::{TailBatch, View};
 use crate::{Error, Result, schema};
@@ -192,9 +192,25 @@ fn search_file(best: &mut Best<'_>, lake: &Lake, file: &SealedFile) -> Result<()
         if file.min_time < since || file.max_time > until {
             predicates.push(time_predicate(&footer, since, until));
         }
-        read_group(lake, file, &footer, group, predicates, &mut |rows, row| best.consider(rows, row))?;
+        let pages = page_selection(&footer, group, &equalities);
+        read_group(lake, file, &footer, group, (pages, predicates), &mut |rows, row| best.consider(rows, row))?;
     }
     Ok(())
+}
+
+/// The pages of a row group that can hold every text looked for; none where all of them can. Files are sorted by host,
+/// so a look-up of a host reads one or two.
+fn page_selection(footer: &ArrowReaderMetadata, group: usize, equalities: &[ColumnEquality]) -> Option<RowSelection> {
+    let rows = usize::try_from(footer.metadata().row_group(group).num_rows()).ok()?;
+    let columns = footer.metadata().row_group(group).columns();
+    let selections = equalities.iter().filter_map(|equality| {
+        let Wanted::Text(text) = &equality.wanted else { return None };
+        let column = columns.iter().position(|column| column.column_path().string() == equality.column)?;
+        let text = text.as_bytes();
+        let pages = lake::page_rows(footer, group, column, |min, max| min <= text && text <= max)?;
+        Some(RowSelection::from_consecutive_ranges(pages.into_iter(), rows))
+    });
+    selections.reduce(|one, other| one.intersection(&other))
 }
 
 /// Reads the rows of a row group that pass the predicates.
@@ -203,17 +219,17 @@ fn read_group(
     file: &SealedFile,
     footer: &ArrowReaderMetadata,
     group: usize,
-    predicates: Vec<Box<dyn ArrowPredicate>>,
+    (pages, predicates): (Option<RowSelection>, Vec<Box<dyn ArrowPredicate>>),
     found: &mut dyn FnMut(&mut Rows<'_>, usize),
 ) -> Result<()> {
     let path = lake.root.join(&file.path);
     let (opened, _) = lake.open(file)?;
-    let reader = ParquetRecordBatchReaderBuilder::new_with_metadata(opened, footer.clone())
+    let builder = ParquetRecordBatchReaderBuilder::new_with_metadata(opened, footer.clone())
         .with_row_groups(vec![group])
         .with_batch_size(BATCH_ROWS)
-        .with_row_filter(RowFilter::new(predicates))
-        .build()
-        .map_err(Error::parquet("read", &path))?;
+        .with_row_filter(RowFilter::new(predicates));
+    let builder = pages.into_iter().fold(builder, |builder, pages| builder.with_row_selection(pages));
+    let reader = builder.build().map_err(Error::parquet("read", &path))?;
     for batch in reader {
         let batch = batch.map_err(Error::arrow("read rows of a sealed file"))?;
         let mut rows = Rows::new(&batch)?;
@@ -339,7 +355,7 @@ pub(crate) fn read_after(lake: &Lake, view: &View, after: EventId, limit: usize)
         let (_, footer) = lake.open(file)?;
         for group in 0..footer.metadata().num_row_groups() {
             let predicate = id_predicate(&footer, after.0, bound);
-            read_group(lake, file, &footer, group, vec![predicate], &mut |rows, row| {
+            read_group(lake, file, &footer, group, (None, vec![predicate]), &mut |rows, row| {
                 if rows.ids.value(row) < bound {
                     bound = keep(rows.event(row));
                 }

@@ -3,7 +3,6 @@
 
 use std::collections::{BTreeMap, HashSet};
 use std::net::IpAddr;
-use std::ops::Range;
 
 use arrow::array::{Array, BooleanArray, Int32Array, RecordBatch, StringArray};
 use arrow::error::ArrowError;
@@ -12,9 +11,8 @@ use parquet::arrow::ProjectionMask;
 use parquet::arrow::arrow_reader::{
     ArrowPredicateFn, ArrowReaderMetadata, ParquetRecordBatchReaderBuilder, RowFilter, RowSelection,
 };
-use parquet::file::page_index::column_index::ColumnIndexMetaData;
 
-use crate::lake::Lake;
+use crate::lake::{self, Lake};
 use crate::manifest::{FileKind, SealedFile};
 use crate::sighting::{self, Sighting, SightingRow, SightingRows, kind_of};
 use crate::tail::View;
@@ -187,8 +185,12 @@ fn places(footer: &ArrowReaderMetadata, candidates: &[&Candidate]) -> (Vec<usize
     let (mut groups, mut ranges, mut begun) = (Vec::new(), Vec::new(), 0);
     for group in 0..metadata.num_row_groups() {
         let rows = usize::try_from(metadata.row_group(group).num_rows()).unwrap_or_default();
-        let pages = value_column.and_then(|column| pages(footer, group, column, rows, candidates));
-        let pages = pages.unwrap_or_else(|| vec![0..rows]);
+        let may_hold = |min: &[u8], max: &[u8]| {
+            let at = candidates.partition_point(|candidate| candidate.value.as_bytes() < min);
+            candidates.get(at).is_some_and(|candidate| candidate.value.as_bytes() <= max)
+        };
+        let pages = value_column.and_then(|column| lake::page_rows(footer, group, column, may_hold));
+        let pages = pages.unwrap_or_else(|| std::iter::once(0..rows).collect());
         if !pages.is_empty() {
             groups.push(group);
             ranges.extend(pages.into_iter().map(|page| page.start + begun..page.end + begun));
@@ -196,28 +198,6 @@ fn places(footer: &ArrowReaderMetadata, candidates: &[&Candidate]) -> (Vec<usize
         }
     }
     (groups, RowSelection::from_consecutive_ranges(ranges.into_iter(), begun))
-}
-
-/// Rows of the pages of a row group whose bounds take in a candidate; none where the file has no page index.
-fn pages(
-    footer: &ArrowReaderMetadata,
-    group: usize,
-    column: usize,
-    rows: usize,
-    candidates: &[&Candidate],
-) -> Option<Vec<Range<usize>>> {
-    let bounds = footer.metadata().column_index()?.get(group)?.get(column)?;
-    let ColumnIndexMetaData::BYTE_ARRAY(bounds) = bounds else { return None };
-    let locations = footer.metadata().offset_index()?.get(group)?.get(column)?.page_locations();
-    let starts = locations.iter().map(|page| usize::try_from(page.first_row_index).unwrap_or_default());
-    let starts = starts.chain([rows]).collect::<Vec<_>>();
-    let may_hold = |page: usize| {
-        let (Some(min), Some(max)) = (bounds.min_value(page), bounds.max_value(page)) else { return false };
-        let at = candidates.partition_point(|candidate| candidate.value.as_bytes() < min);
-        candidates.get(at).is_some_and(|candidate| candidate.value.as_bytes() <= max)
-    };
-    let pages = starts.windows(2).enumerate().filter(|(page, _)| may_hold(*page));
-    Some(pages.map(|(_, border)| border[0]..border[1]).collect())
 }
 
 #[cfg(test)]

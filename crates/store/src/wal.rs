@@ -15,9 +15,6 @@ use crate::{Error, Result, disk};
 
 const HEADER_BYTES: usize = 12;
 
-/// A commit of 65,536 events of 4 KiB; a longer length can only be a torn header.
-const FRAME_BYTES_MAX: usize = 256 << 20;
-
 const EXTENSION: &str = "wal";
 
 /// What the log does to a file, so that tests can make it fail.
@@ -90,7 +87,8 @@ pub(crate) fn frame(batch: &RecordBatch) -> Result<Vec<u8>> {
     writer.write(batch).map_err(Error::arrow(doing))?;
     let mut bytes = writer.into_inner().map_err(Error::arrow(doing))?;
     let body = bytes.get(HEADER_BYTES..).unwrap_or_default();
-    let (length, hash) = (u32::try_from(body.len()).unwrap_or(u32::MAX), xxh3_64(body));
+    let length = u32::try_from(body.len()).map_err(|_| Error::NotDurable("a commit is larger than a frame can be".to_owned()))?;
+    let hash = xxh3_64(body);
     if let Some(header) = bytes.first_chunk_mut::<HEADER_BYTES>() {
         header[..4].copy_from_slice(&length.to_le_bytes());
         header[4..].copy_from_slice(&hash.to_le_bytes());
@@ -123,7 +121,8 @@ fn next_batch(bytes: &[u8]) -> Option<(Vec<RecordBatch>, &[u8])> {
     let (length, rest) = bytes.split_first_chunk::<4>()?;
     let (hash, rest) = rest.split_first_chunk::<8>()?;
     let length = u32::from_le_bytes(*length) as usize;
-    if length > FRAME_BYTES_MAX || length == 0 {
+    // A length beyond the file allocates nothing; one of zero is the zeros that a file system leaves after a crash.
+    if length == 0 {
         return None;
     }
     let (body, after) = rest.split_at_checked(length)?;

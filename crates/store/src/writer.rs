@@ -17,6 +17,9 @@ use crate::{Error, Result, batch};
 /// How long a writer that holds events waits before it tries a full disk again.
 const HOLD_WAIT: Duration = Duration::from_millis(500);
 
+/// Log bytes of one segment before it is sealed, however few its events: a quarter of what the offsets of a column reach.
+const SEGMENT_BYTES_MAX: u64 = 512 << 20;
+
 /// Value of `event.failure` in a gap event.
 const GAP: &str = "gap";
 
@@ -190,6 +193,7 @@ impl Writer {
     fn is_due(&self) -> bool {
         self.current.as_ref().is_some_and(|current| {
             current.events >= self.shared.config.seal_events
+                || current.tail.read().log_bytes >= SEGMENT_BYTES_MAX
                 || current.since.elapsed().as_secs() >= self.shared.config.seal_after_seconds
         })
     }

@@ -1,5 +1,6 @@
 //! A writer is killed with SIGKILL at random moments, and garbage is put behind what it wrote; what it had acknowledged
 //! is there exactly once afterwards. Killing leaves the page cache intact, so this does not test the loss of power.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a test that fails should stop")]
 
 mod common;
 

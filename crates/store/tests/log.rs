@@ -1,4 +1,5 @@
 //! The log from the outside: what is recorded is found, by search, by cursor and by indicator, before and after sealing.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a test that fails should stop")]
 
 mod common;
 

@@ -1,5 +1,6 @@
 //! The store against an obviously right one: a list. Random events, sealed and merged at random moments, are searched,
 //! read by cursor and looked up, and both must agree.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a test that fails should stop")]
 
 mod common;
 

@@ -1,4 +1,5 @@
 //! The committed schema document is the one that the field table gives.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a test that fails should stop")]
 
 use std::path::Path;
 
