@@ -367,6 +367,13 @@ impl<'d> Compiler<'d> {
             }
             self.check_unique("user", part, proofs.into_iter());
         }
+        let networks: Vec<(String, Option<&str>)> = self
+            .document
+            .locations
+            .iter()
+            .flat_map(|at| at.networks.iter().map(|network| (network.trunc().to_string(), at.file.as_deref())))
+            .collect();
+        self.check_unique("location", "networks", networks.iter().map(|(network, file)| (&**network, *file)));
         for user in &self.document.users {
             for group in user.groups.iter().filter(|group| !groups.contains(group.as_str())) {
                 let place = Place::of(user.file.as_deref(), format!("user \"{}\"", user.email), "groups");

@@ -5,7 +5,7 @@
 use std::net::IpAddr;
 
 use serde::{Deserialize, Serialize};
-use xxhash_rust::xxh3::xxh3_64;
+use xxhash_rust::xxh3::{xxh3_64, xxh3_64_with_seed};
 
 use crate::Problem;
 use crate::set::{Addresses, Ranges, address_range};
@@ -59,6 +59,8 @@ struct Packed {
     tags: Box<[u8]>,
     starts: Box<[u32]>,
     entries: usize,
+    /// Made of all entries, so that nobody can write a feed whose entries all fall into one slot.
+    seed: u64,
 }
 
 /// Room in which a look-up makes its key comparable.
@@ -238,6 +240,7 @@ impl Packed {
         arena.shrink_to_fit();
         let slots = (written + written / 2).next_power_of_two().max(2);
         let mut packed = Packed {
+            seed: xxh3_64(&arena),
             arena: arena.into_boxed_slice(),
             tags: vec![0; slots].into_boxed_slice(),
             starts: vec![0; slots].into_boxed_slice(),
@@ -273,7 +276,7 @@ impl Packed {
 
     /// The slot of an entry, or the free slot and the tag with which it would be entered.
     fn find(&self, key: &[u8]) -> Result<usize, (usize, u8)> {
-        let hash = xxh3_64(key);
+        let hash = xxh3_64_with_seed(key, self.seed);
         let mask = self.tags.len() - 1;
         let tag = ((hash >> 56) as u8).max(1);
         let mut slot = hash as usize & mask;

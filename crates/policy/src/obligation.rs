@@ -102,8 +102,12 @@ impl Effect {
         if !redirect.preserve_path_and_query {
             return Some(Arc::from(&*redirect.target_uri));
         }
-        let text = |field| facts.get(field).and_then(Value::as_text).unwrap_or_default();
-        Some(keep_path_and_query(&redirect.target_uri, text(FieldId::HttpPath), text(FieldId::HttpQuery)).into())
+        // The path comes from the client: one that does not open with a slash would change the target's host.
+        let text =
+            |field| facts.get(field).and_then(Value::as_text).filter(|text| text.bytes().all(|byte| byte.is_ascii_graphic()));
+        let path = text(FieldId::HttpPath).filter(|path| path.starts_with('/')).unwrap_or_default();
+        let query = text(FieldId::HttpQuery).unwrap_or_default();
+        Some(keep_path_and_query(&redirect.target_uri, path, query).into())
     }
 }
 

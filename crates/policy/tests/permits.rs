@@ -135,6 +135,9 @@ fn gw_151_redirects_keep_what_they_are_told_to() {
     );
     assert_eq!(location(&keeping, "", ""), "https://c.com/redirect-path?querystring=Y");
     assert!(refusal(&keeping, &web("/", "")).includes_context);
+    for (path, query) in [(".evil.example/", ""), ("@evil.example/", ""), ("/a\r\nSet-Cookie: b", "k=1\n")] {
+        assert_eq!(location(&keeping, path, query), "https://c.com/redirect-path?querystring=Y");
+    }
     let plain = target("");
     assert_eq!(location(&plain, "/path", "querystring=X"), "https://c.com/redirect-path?querystring=Y");
     assert!(!refusal(&plain, &web("/", "")).includes_context);
