@@ -60,7 +60,10 @@ async fn read_questions<S: AsyncRead>(
             return Ok(());
         }
         match decode(&bytes) {
-            Decoded::Drop => return Ok(count(Counter::Malformed)),
+            Decoded::Drop => {
+                count(Counter::Malformed);
+                return Ok(());
+            }
             Decoded::Reject { reply, failure } => {
                 shared.reject(&visit, bytes.len(), reply.len(), failure);
                 answers.send(reply).await.map_err(io::Error::other)?;

@@ -1,5 +1,6 @@
 //! The actions of features.md 1.4 that concern DNS, asked of the whole gate over loopback: AC-01 to AC-07 by record type
 //! (AT-04), and what the final event says of each.
+#![allow(clippy::unwrap_used, reason = "a test that panics has failed")]
 
 mod rig;
 
@@ -251,6 +252,23 @@ async fn any_is_small_and_https_records_name_no_http3() {
     let answer = shown(&rig.ask("www.example.com", HTTPS).await);
     assert!(answer.contains("alpn=h2") && !answer.contains("h3"), "{answer}");
     assert_eq!(rig.upstream.asked(), ["udp HTTPS www.example.com"]);
+}
+
+/// RFC 6761 and RFC 7686: what has no place in the DNS is not asked of strangers.
+#[tokio::test]
+async fn special_names_are_answered_here() {
+    let rig = Rig::start("").await;
+    for (host, kind, answer) in [
+        ("localhost", A, "NoError [127.0.0.1]"),
+        ("x.localhost", AAAA, "NoError [::1]"),
+        ("localhost", TXT, "NoError [] +soa"),
+        ("secret.onion", A, "NXDomain [] +soa"),
+        ("a.invalid", AAAA, "NXDomain [] +soa"),
+    ] {
+        assert_eq!(shown(&rig.ask(host, kind).await), answer, "{host} {kind}");
+    }
+    assert!(rig.upstream.asked().is_empty());
+    assert_eq!(rig.last(FieldId::VerdictOutcome).as_deref(), Some("allowed"));
 }
 
 /// Every message leaves one event, also those that are not questions.

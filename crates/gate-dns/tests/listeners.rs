@@ -1,5 +1,6 @@
 //! The ways to the gate: UDP with its bounds, TCP with several questions under way, TLS, and HTTPS in both versions and
 //! both forms (ON-01 to ON-04). The same question gets the same answer by each.
+#![allow(clippy::unwrap_used, reason = "a test that panics has failed")]
 
 mod rig;
 

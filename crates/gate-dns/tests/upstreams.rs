@@ -1,5 +1,6 @@
 //! The gate against upstreams that fail, lie or are slow: what clients get, what is asked again and how, and what the
 //! record says. The manners stand in `rig`.
+#![allow(clippy::unwrap_used, reason = "a test that panics has failed")]
 
 mod rig;
 
@@ -19,6 +20,7 @@ async fn every_manner_of_forgery_ends_in_the_honest_answer() {
         (Manner::WrongQuestion, &["udp A www.example.com"]),
         (Manner::Garbage, &["udp A www.example.com"]),
         (Manner::WrongSpelling, &["udp A www.example.com", "tcp A www.example.com"]),
+        (Manner::Losing, &["udp A www.example.com", "udp A www.example.com"]),
         (Manner::Truncated, &["udp A www.example.com", "tcp A www.example.com"]),
         (Manner::Guessing, &["udp A www.example.com", "tcp A www.example.com"]),
     ] {
@@ -56,13 +58,23 @@ async fn a_name_that_no_upstream_answers_is_a_servfail_with_its_reason() {
     assert_eq!(rig.last(FieldId::DnsRcode).as_deref(), Some("SERVFAIL"));
     rig.upstream.behave(Manner::Honest);
     assert_eq!(shown(&rig.ask("www.example.com", A).await), "ServFail [] ede22");
-    assert_eq!(rig.upstream.asked(), ["udp A www.example.com"]);
+    assert_eq!(rig.upstream.asked(), ["udp A www.example.com"; 2]);
 
     let gone = Upstream::start(Manner::Honest).await;
     let spec = DnsGateSpec { upstreams: vec!["127.0.0.1:1".to_owned()], ..spec(&gone) };
     let rig = Rig::with("", gone, spec, None).await;
     assert_eq!(shown(&rig.ask("www.example.com", A).await), "ServFail [] ede23");
     assert_eq!(rig.last(FieldId::Failure).as_deref(), Some("upstream_unreachable"));
+}
+
+/// An upstream that verifies signatures says that one is wrong; the client is told the same.
+#[tokio::test]
+async fn the_reason_of_an_upstream_is_passed_on() {
+    let rig = Rig::start("").await;
+    rig.upstream.behave(Manner::ServerFailure);
+    assert_eq!(shown(&rig.ask("www.example.com", A).await), "ServFail [] ede6");
+    assert_eq!(rig.last(FieldId::DnsExtendedErrors).as_deref(), Some("6"));
+    assert_eq!(rig.last(FieldId::Failure).as_deref(), Some("upstream_refused"));
 }
 
 #[tokio::test]

@@ -122,7 +122,7 @@ fn is_dangling(question: &Question, chain: &[Name], reply: &Reply) -> bool {
 }
 
 /// The codes that the upstream gave; its words are a stranger's and are left out.
-fn upstream_errors(message: &Message) -> Vec<ExtendedError> {
+pub(super) fn upstream_errors(message: &Message) -> Vec<ExtendedError> {
     let options = message.edns.as_ref().map(|edns| edns.options().options.as_slice()).unwrap_or_default();
     let code = |(code, option): &(EdnsCode, EdnsOption)| match option {
         EdnsOption::Unknown(_, bytes) if u16::from(*code) == 15 => bytes.first_chunk::<2>().map(|code| u16::from_be_bytes(*code)),

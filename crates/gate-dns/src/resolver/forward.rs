@@ -28,6 +28,9 @@ use crate::spec::{DnsGateConfig, Upstream, UpstreamTransport};
 /// An upstream that did not answer is asked last for this long.
 const REST_SECONDS: u64 = 10;
 
+/// Times that a silent upstream is asked for one question, within the deadline.
+const ROUNDS: usize = 2;
+
 /// Datagrams read for one question before somebody is taken to be guessing.
 const DATAGRAMS_MAX: usize = 16;
 
@@ -42,8 +45,9 @@ pub enum Failure {
     Deadline,
     #[error("no upstream resolver could be reached")]
     Network,
-    #[error("the upstream resolvers answered with code {0}")]
-    Code(u16),
+    /// `extended` is the upstream's own reason, such as a signature that does not verify (RFC 8914).
+    #[error("the upstream resolvers answered with code {code}")]
+    Code { code: u16, extended: u16 },
     #[error("the chain of names has no end")]
     EndlessChain,
     #[error("too many questions are under way")]
@@ -64,7 +68,8 @@ impl Failure {
         match self {
             Failure::Deadline | Failure::Remembered => extended::NO_REACHABLE_AUTHORITY,
             Failure::Network => extended::NETWORK_ERROR,
-            Failure::Code(_) | Failure::EndlessChain | Failure::Overloaded | Failure::Abandoned => extended::OTHER,
+            Failure::Code { extended, .. } => extended,
+            Failure::EndlessChain | Failure::Overloaded | Failure::Abandoned => extended::OTHER,
             Failure::TooLong | Failure::NotPermitted => extended::OTHER,
         }
     }
@@ -74,7 +79,7 @@ impl Failure {
         match self {
             Failure::Deadline => "deadline",
             Failure::Network => "upstream_unreachable",
-            Failure::Code(_) => "upstream_refused",
+            Failure::Code { .. } => "upstream_refused",
             Failure::EndlessChain => "endless_chain",
             Failure::Overloaded => "overloaded",
             Failure::Remembered => "upstream_failed_recently",
@@ -168,14 +173,23 @@ impl Forwarder {
         timeout(self.deadline, self.ask_each(question, &chosen)).await.unwrap_or(Err(Failure::Deadline))
     }
 
+    /// Every upstream has its turn, and then a second one: a datagram that got lost is not a server that is down.
     async fn ask_each(&self, question: &Question, servers: &[Arc<Server>]) -> Result<(Checked, Arc<str>), Failure> {
         let mut last = Failure::Network;
         let (resting, awake): (Vec<_>, Vec<_>) = servers.iter().partition(|server| server.rests());
-        for server in awake.into_iter().chain(resting) {
-            match self.ask_one(question, server).await {
-                Ok(checked) => return Ok((checked, Arc::clone(&server.label))),
-                Err(failure) => last = failure,
+        let mut turn: Vec<&Arc<Server>> = awake.into_iter().chain(resting).collect();
+        for _ in 0..ROUNDS {
+            let mut silent = Vec::new();
+            for server in turn {
+                match self.ask_one(question, server).await {
+                    Ok(checked) => return Ok((checked, Arc::clone(&server.label))),
+                    Err(failure) => last = failure,
+                }
+                if last == Failure::Deadline {
+                    silent.push(server);
+                }
             }
+            turn = silent;
         }
         Err(last)
     }
@@ -194,7 +208,10 @@ impl Forwarder {
         };
         match message.metadata.response_code {
             ResponseCode::NoError | ResponseCode::NXDomain => {}
-            code => return Err(Failure::Code(code.into())),
+            code => {
+                let extended = check::upstream_errors(&message).first().map_or(extended::OTHER, |error| error.code);
+                return Err(Failure::Code { code: code.into(), extended });
+            }
         }
         let mut checked = check::check(question, message).map_err(|check::EndlessChain| Failure::EndlessChain)?;
         checked.reply.authentic &= server.is_protected();

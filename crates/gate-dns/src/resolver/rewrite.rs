@@ -1,19 +1,27 @@
-//! What is answered in place of what was asked: overrides (AC-03), safe search (AC-04), restricted YouTube (AC-05), and
-//! one short record for ANY (RFC 8482). An alias is answered with its target's records, so that clients need not ask twice.
+//! What is answered in place of what was asked: overrides (AC-03), safe search (AC-04), restricted YouTube (AC-05), names
+//! that have no place in the DNS, and one short record for ANY (RFC 8482). An alias is answered with its target's records,
+//! so that clients need not ask twice.
 
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::time::Instant;
 
+use hickory_proto::op::ResponseCode;
 use hickory_proto::rr::rdata::{CNAME, HINFO};
 use hickory_proto::rr::{Name, RData, Record, RecordType};
 use model::Obligation;
+use model::name::is_within;
 
 use super::cache::Entry;
 use super::{Question, safe_search, wire_name};
 use crate::decode::Query;
 use crate::reply::Reply;
 use crate::spec::DnsGateSpec;
-use hickory_proto::op::ResponseCode;
+
+/// Names that mean this machine to whoever asks (RFC 6761 section 6.3).
+const LOOPBACK_DOMAIN: &str = "localhost";
+
+/// Names that the DNS never holds; asking for them only tells strangers of them (RFC 6761 section 6.4, RFC 7686).
+const ABSENT_DOMAINS: &[&str] = &["invalid", "onion"];
 
 /// One replacement.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -22,6 +30,8 @@ pub(crate) enum Rewrite {
     Host(Name),
     SafeSearch(Name),
     YoutubeRestricted(Name),
+    Loopback,
+    Absent,
     MinimisedAny,
 }
 
@@ -29,7 +39,7 @@ pub(crate) enum Rewrite {
 pub(super) fn of(obligations: &[Obligation], query: &Query, spec: &DnsGateSpec) -> Option<Rewrite> {
     let by_rule = obligations.iter().find_map(|obligation| match obligation {
         Obligation::Override { addresses, host: None } => Some(Rewrite::Addresses(addresses.clone())),
-        Obligation::Override { host: Some(host), .. } => wire_name(host).map(Rewrite::Host),
+        Obligation::Override { host: Some(host), .. } => Some(to_host(host)),
         Obligation::SafeSearch if concerns_search(query.kind) => {
             safe_search::safe_search(&query.host).and_then(wire_name).map(Rewrite::SafeSearch)
         }
@@ -38,7 +48,21 @@ pub(super) fn of(obligations: &[Obligation], query: &Query, spec: &DnsGateSpec) 
         }
         _ => None,
     });
-    by_rule.or_else(|| (spec.minimise_any && query.kind == RecordType::ANY).then_some(Rewrite::MinimisedAny))
+    by_rule
+        .or_else(|| special(&query.host))
+        .or_else(|| (spec.minimise_any && query.kind == RecordType::ANY).then_some(Rewrite::MinimisedAny))
+}
+
+/// A host that cannot be a name leaves nothing to answer with: what the rule wanted hidden stays hidden.
+fn to_host(host: &str) -> Rewrite {
+    wire_name(host).map_or(Rewrite::Addresses(Vec::new()), Rewrite::Host)
+}
+
+fn special(host: &str) -> Option<Rewrite> {
+    if is_within(host, LOOPBACK_DOMAIN) {
+        return Some(Rewrite::Loopback);
+    }
+    ABSENT_DOMAINS.iter().any(|domain| is_within(host, domain)).then_some(Rewrite::Absent)
 }
 
 /// Types by which a browser finds a search page. Mail and text records of the same domains are left alone.
@@ -52,13 +76,12 @@ impl Rewrite {
     pub(super) fn begin(&self, question: &Question, ttl: u32) -> (Reply, Option<Name>) {
         let record = |data| Record::from_rdata(question.name.clone(), ttl, data);
         match self {
-            Rewrite::Addresses(addresses) => {
-                let wanted = addresses.iter().filter(|address| kind_of(**address) == question.kind);
-                let answers: Vec<Record> = wanted.map(|address| record(RData::from(*address))).collect();
-                let empty = answers.is_empty();
-                let negative = || Reply::negative(ResponseCode::NoError, &question.name, ttl);
-                (if empty { negative() } else { Reply::answering(answers) }, None)
+            Rewrite::Addresses(addresses) => (with_addresses(question, addresses, ttl), None),
+            Rewrite::Loopback => {
+                let loopback = [IpAddr::V4(Ipv4Addr::LOCALHOST), IpAddr::V6(Ipv6Addr::LOCALHOST)];
+                (with_addresses(question, &loopback, ttl), None)
             }
+            Rewrite::Absent => (Reply::negative(ResponseCode::NXDomain, &question.name, ttl), None),
             Rewrite::Host(target) | Rewrite::SafeSearch(target) | Rewrite::YoutubeRestricted(target) => {
                 let alias = Reply::answering(vec![record(RData::CNAME(CNAME(target.clone())))]);
                 let complete = matches!(question.kind, RecordType::CNAME | RecordType::ANY);
@@ -76,9 +99,20 @@ impl Rewrite {
         match self {
             Rewrite::Addresses(_) | Rewrite::Host(_) => Some("overrideApplied"),
             Rewrite::SafeSearch(_) | Rewrite::YoutubeRestricted(_) => Some("overrideForSafeSearch"),
-            Rewrite::MinimisedAny => None,
+            Rewrite::Loopback | Rewrite::Absent | Rewrite::MinimisedAny => None,
         }
     }
+}
+
+/// The addresses of the type that was asked for, or no data.
+fn with_addresses(question: &Question, addresses: &[IpAddr], ttl: u32) -> Reply {
+    let wanted = addresses.iter().filter(|address| kind_of(**address) == question.kind);
+    let record = |address: &IpAddr| Record::from_rdata(question.name.clone(), ttl, RData::from(*address));
+    let answers: Vec<Record> = wanted.map(record).collect();
+    if answers.is_empty() {
+        return Reply::negative(ResponseCode::NoError, &question.name, ttl);
+    }
+    Reply::answering(answers)
 }
 
 /// Adds the target's records with the time that they have left.

@@ -9,6 +9,7 @@ use std::time::Duration;
 use checkpoint::testing::Harness;
 use gate_dns::{DnsGateConfig, DnsGateSpec, DnsResolver};
 use hickory_proto::op::{Edns, Message, MessageType, OpCode, Query, ResponseCode};
+use hickory_proto::rr::rdata::opt::EdnsOption;
 use hickory_proto::rr::rdata::svcb::{Alpn, SvcParamKey, SvcParamValue};
 use hickory_proto::rr::rdata::{A, CNAME, HTTPS, MX, SOA, SVCB, TXT};
 use hickory_proto::rr::{Name, RData, Record, RecordType};
@@ -40,6 +41,9 @@ pub enum Manner {
     /// Sixteen forged answers and nothing else.
     Guessing,
     Silent,
+    /// The first datagram gets lost, and then it is honest.
+    Losing,
+    /// SERVFAIL with extended error 6, a signature that does not verify.
     ServerFailure,
 }
 
@@ -167,10 +171,14 @@ fn datagrams(manner: Manner, sent: &Message) -> Vec<Vec<u8>> {
         }
         Manner::Guessing => (1..=16).map(|step| forge(asked, id.wrapping_add(step))).collect(),
         Manner::Silent => Vec::new(),
-        Manner::ServerFailure => vec![Message::error_msg(id, OpCode::Query, ResponseCode::ServFail)]
-            .into_iter()
-            .map(|mut message| message.add_query(asked.clone()).to_vec().unwrap())
-            .collect(),
+        Manner::ServerFailure => {
+            let mut failed = Message::error_msg(id, OpCode::Query, ResponseCode::ServFail);
+            let mut edns = Edns::new();
+            edns.options_mut().insert(EdnsOption::Unknown(15, vec![0, 6]));
+            failed.add_query(asked.clone()).set_edns(edns);
+            vec![failed.to_vec().unwrap()]
+        }
+        Manner::Losing => Vec::new(),
     }
 }
 
@@ -214,6 +222,9 @@ impl Upstream {
             let sent = Message::from_vec(&buffer[..bytes]).unwrap();
             self.note(if sent.metadata.checking_disabled { "udp unchecked" } else { "udp" }, &sent.queries[0]);
             let manner = *self.manner.lock().unwrap();
+            if manner == Manner::Losing {
+                self.behave(Manner::Honest);
+            }
             for datagram in datagrams(manner, &sent) {
                 let _ = socket.send_to(&datagram, client).await;
             }
@@ -343,7 +354,6 @@ pub fn shown(message: &Message) -> String {
 }
 
 pub fn extended_errors(message: &Message) -> Vec<(u16, String)> {
-    use hickory_proto::rr::rdata::opt::EdnsOption;
     let options = message.edns.as_ref().map(|edns| edns.options().options.clone()).unwrap_or_default();
     let error = |(_, option)| match option {
         EdnsOption::Unknown(15, bytes) => {
