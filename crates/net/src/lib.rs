@@ -11,6 +11,7 @@
 #![forbid(unsafe_code)]
 
 pub mod authority;
+pub mod downstream;
 mod error;
 pub mod framing;
 pub mod hello;

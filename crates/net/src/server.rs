@@ -123,10 +123,7 @@ async fn accept(
 }
 
 impl ServeOutcome {
-    async fn finish<T: 'static>(mut self, mut connections: JoinSet<T>, deadline: Instant) -> ServeOutcome
-    where
-        T: Send,
-    {
+    async fn finish(mut self, mut connections: JoinSet<()>, deadline: Instant) -> ServeOutcome {
         while let Ok(Some(ended)) = tokio::time::timeout_at(deadline, connections.join_next()).await {
             self.note(ended);
         }
@@ -137,9 +134,9 @@ impl ServeOutcome {
         self
     }
 
-    fn note<T>(&mut self, ended: Result<T, JoinError>) {
+    fn note(&mut self, ended: Result<(), JoinError>) {
         match ended {
-            Ok(_) => {}
+            Ok(()) => {}
             Err(error) if error.is_cancelled() => self.ended_by_deadline += 1,
             Err(_) => self.panicked += 1,
         }
