@@ -23,6 +23,9 @@ pub struct Inspector {
     pub inspect: fn(&Facts, &Snapshot) -> Vec<Finding>,
 }
 
+/// Evidence is for people and goes into the record; the longest host name fits (RFC 1035 section 3.1).
+pub const EVIDENCE_BYTES_MAX: usize = 256;
+
 /// Where a host name is first seen.
 const NAME_STATIONS: &[(Gate, Station)] =
     &[(Gate::Dns, Station::Question), (Gate::Web, Station::Handshake), (Gate::Web, Station::Request)];
@@ -59,6 +62,12 @@ pub(crate) fn text(facts: &Facts, field: FieldId) -> Option<&str> {
     facts.get(field).and_then(model::Value::as_text)
 }
 
+/// The evidence is cut to [`EVIDENCE_BYTES_MAX`].
 pub(crate) fn finding(by: &str, severity: Severity, title: &str, evidence: &str) -> Vec<Finding> {
-    vec![Finding { by: by.into(), severity, title: title.into(), evidence: evidence.into() }]
+    vec![Finding { by: by.into(), severity, title: title.into(), evidence: head(evidence).into() }]
+}
+
+/// The text up to the bound, cut between characters.
+fn head(text: &str) -> &str {
+    text.get(..text.floor_char_boundary(EVIDENCE_BYTES_MAX)).unwrap_or(text)
 }
