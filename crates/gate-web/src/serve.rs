@@ -1,0 +1,352 @@
+//! The one async loop: listeners, their connections, and the end. Each connection is one task and holds one of a bounded
+//! number of slots until its last tunnel has ended; draining is waiting for all slots.
+
+use std::io;
+use std::net::SocketAddr;
+use std::pin::pin;
+use std::sync::Arc;
+use std::time::Duration;
+
+use checkpoint::Checkpoint;
+use http::{HeaderValue, Method, Request, StatusCode};
+use hyper::body::Incoming;
+use hyper::server::conn::{http1 as server1, http2 as server2};
+use hyper::service::service_fn;
+use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
+use model::Transport;
+use net::authority::Authority;
+use net::framing::{CheckedStream, FramingProblem};
+use net::mint::Minter;
+use net::proxyprotocol::{self, Proxied, TrustedSources};
+use net::transparent::{intercepted_destination, listen_transparent, redirected_destination};
+use net::trust::Trust;
+use net::upstream::{ConnectLimits, Connector, DialGuard, Resolver};
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
+use tokio::time::{sleep, timeout};
+
+use crate::Error;
+use crate::connect::{Arrival, proxied, session_of};
+use crate::enforce::Answer;
+use crate::forward::answer;
+use crate::links::{HEAD_BYTES_MAX, HEADER_LIST_BYTES_MAX, HEADERS_MAX};
+use crate::session::{Leg, Road, Shared, canonical_peer};
+use crate::socks;
+use crate::spec::WebGateConfig;
+use crate::spool::Room;
+use crate::stream::ClientStream;
+
+/// TL-12: concurrent streams of one HTTP/2 connection.
+const STREAMS_MAX: u32 = 256;
+/// Flow-control window of a client's stream; uploads are spooled as fast as they come.
+const WINDOW_BYTES: u32 = 1 << 20;
+/// After a failure to accept, so that a lack of descriptors does not become a busy loop.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
+
+/// A place among the connections of the gate. Shared by a connection and the tunnels in it.
+pub(crate) type Slot = Arc<OwnedSemaphorePermit>;
+
+/// What the gate needs from others to reach the world and to speak TLS.
+pub struct Means {
+    pub authority: Arc<Authority>,
+    pub minter: Arc<Minter>,
+    pub trust: Arc<Trust>,
+    pub resolver: Arc<dyn Resolver>,
+    /// Listeners of other gates, and exemptions. The gate adds its own listeners.
+    pub guard: DialGuard,
+    pub limits: ConnectLimits,
+}
+
+/// Where the gate listens.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Addresses {
+    pub proxy: Option<SocketAddr>,
+    pub socks5: Option<SocketAddr>,
+    pub transparent: Option<SocketAddr>,
+}
+
+/// A gate whose listeners are open.
+pub struct WebGate {
+    addresses: Addresses,
+    listeners: Vec<(Door, TcpListener)>,
+    shared: Arc<Shared>,
+    slots: Arc<Semaphore>,
+    stop: watch::Sender<bool>,
+}
+
+/// The kind of a listener.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Door {
+    Proxy,
+    Socks,
+    Transparent,
+}
+
+impl Door {
+    fn as_str(self) -> &'static str {
+        match self {
+            Door::Proxy => "proxy",
+            Door::Socks => "socks5",
+            Door::Transparent => "transparent",
+        }
+    }
+}
+
+/// Opens the listeners.
+pub async fn bind(config: WebGateConfig, checkpoint: Checkpoint, means: Means) -> Result<WebGate, Error> {
+    let mut listeners = Vec::new();
+    let mut addresses = Addresses::default();
+    if let Some(address) = config.proxy {
+        addresses.proxy = Some(listen(Door::Proxy, address, &mut listeners).await?);
+    }
+    if let Some(address) = config.socks5 {
+        addresses.socks5 = Some(listen(Door::Socks, address, &mut listeners).await?);
+    }
+    if let Some(address) = config.transparent {
+        addresses.transparent = Some(listen(Door::Transparent, address, &mut listeners).await?);
+    }
+    let mut guard = means.guard;
+    guard.own_listeners.extend([addresses.proxy, addresses.socks5, addresses.transparent].into_iter().flatten());
+    let (stop, stopping) = watch::channel(false);
+    let slots = Arc::new(Semaphore::new(config.connections_max));
+    let room = Room::new(config.scan.spool_bytes_max);
+    let via = via(&means.minter);
+    let connector = Connector { resolver: means.resolver, trust: means.trust, guard, limits: means.limits };
+    let balancers = TrustedSources { networks: config.proxy_protocol_from.clone() };
+    let shared = Arc::new(Shared {
+        config,
+        checkpoint,
+        minter: means.minter,
+        connector,
+        authority: means.authority,
+        balancers,
+        transparent: addresses.transparent,
+        room,
+        via,
+        stopping,
+    });
+    Ok(WebGate { addresses, listeners, shared, slots, stop })
+}
+
+async fn listen(door: Door, address: SocketAddr, listeners: &mut Vec<(Door, TcpListener)>) -> Result<SocketAddr, Error> {
+    let listener = match door {
+        // Without the privilege for TPROXY, connections can still be redirected to an ordinary listener.
+        Door::Transparent => match listen_transparent(address) {
+            Ok(listener) => Ok(listener),
+            Err(_) => TcpListener::bind(address).await,
+        },
+        Door::Proxy | Door::Socks => TcpListener::bind(address).await,
+    };
+    let listener = listener.map_err(|source| Error::Listen { address, source })?;
+    let bound = listener.local_addr().map_err(|source| Error::Listen { address, source })?;
+    crate::events::listening(door.as_str(), bound);
+    listeners.push((door, listener));
+    Ok(bound)
+}
+
+/// Our pseudonym in Via. It differs between processes, because two gateways in a row are no loop.
+fn via(minter: &Minter) -> HeaderValue {
+    let digest: String = minter.leaf_key_sha256().iter().take(4).map(|byte| format!("{byte:02x}")).collect();
+    HeaderValue::from_str(&format!("1.1 sekisho-{digest}")).unwrap_or(HeaderValue::from_static("1.1 sekisho"))
+}
+
+impl WebGate {
+    pub fn addresses(&self) -> Addresses {
+        self.addresses
+    }
+
+    /// Serves until told to stop, then lets what is under way end for the drain time.
+    pub async fn serve(self, mut shutdown: watch::Receiver<bool>) {
+        let WebGate { listeners, shared, slots, stop, .. } = self;
+        let loops: Vec<_> = listeners
+            .into_iter()
+            .map(|(door, listener)| tokio::spawn(accept(door, listener, shared.clone(), slots.clone())))
+            .collect();
+        // A sender that is gone is as good as the word to stop.
+        let _ = shutdown.wait_for(|is_stopping| *is_stopping).await;
+        let _ = stop.send(true);
+        for accepting in loops {
+            accepting.abort();
+        }
+        let all = u32::try_from(shared.config.connections_max).unwrap_or(u32::MAX);
+        let _ = timeout(shared.config.drain, slots.acquire_many(all)).await;
+        crate::events::drained(shared.config.connections_max.saturating_sub(slots.available_permits()));
+    }
+}
+
+async fn accept(door: Door, listener: TcpListener, shared: Arc<Shared>, slots: Arc<Semaphore>) {
+    loop {
+        if slots.available_permits() == 0 {
+            crate::events::connections_full(door.as_str());
+        }
+        let Ok(slot) = slots.clone().acquire_owned().await else { return };
+        match listener.accept().await {
+            Ok((tcp, peer)) => {
+                let shared = shared.clone();
+                tokio::spawn(async move { enter(door, tcp, canonical_peer(peer), shared, Arc::new(slot)).await });
+            }
+            Err(error) => {
+                crate::events::accept_failed(door.as_str(), &error);
+                sleep(ACCEPT_PAUSE).await;
+            }
+        }
+    }
+}
+
+/// One client connection.
+async fn enter(door: Door, mut tcp: TcpStream, peer: SocketAddr, shared: Arc<Shared>, slot: Slot) {
+    let Ok(local) = ready(&tcp) else { return };
+    let Ok((client, local)) = behind_balancer(&mut tcp, peer, local, &shared).await else { return };
+    match door {
+        Door::Proxy => {
+            let session = session_of(&shared, Transport::Proxy, client, local);
+            let stream = ClientStream::new(tcp);
+            let cut = stream.cut();
+            let road = Road {
+                shared,
+                session,
+                cut,
+                leg: Leg::Http1,
+                links: Default::default(),
+                tunnel: None,
+                intercepted_port: None,
+                framing: None,
+                slot,
+            };
+            http1(road, stream).await;
+        }
+        Door::Socks => {
+            let session = session_of(&shared, Transport::Socks, client, local);
+            socks::enter(shared, session, tcp, slot).await;
+        }
+        Door::Transparent => {
+            let destination = redirected_destination(&tcp).or_else(|_| intercepted_destination(&tcp, local_listener(&shared)));
+            let Ok(destination) = destination.map(canonical_peer) else { return };
+            let session = session_of(&shared, Transport::Transparent, client, destination);
+            let stream = ClientStream::new(tcp);
+            let cut = stream.cut();
+            let host = Arc::from(destination.ip().to_string());
+            Arrival { shared, session, cut, host, port: destination.port(), slot }.run(stream).await;
+        }
+    }
+}
+
+fn local_listener(shared: &Shared) -> SocketAddr {
+    shared.transparent.unwrap_or(SocketAddr::from(([0, 0, 0, 0], 0)))
+}
+
+/// The client and our address as a trusted balancer reports them.
+async fn behind_balancer(
+    tcp: &mut TcpStream,
+    peer: SocketAddr,
+    local: SocketAddr,
+    shared: &Shared,
+) -> io::Result<(SocketAddr, SocketAddr)> {
+    let reading = proxyprotocol::accept(tcp, peer.ip(), &shared.balancers);
+    let read = timeout(shared.config.handshake, reading).await.map_err(|_| io::Error::from(io::ErrorKind::TimedOut))??;
+    Ok(match read {
+        Some(Proxied::Addresses { source, destination }) => (canonical_peer(source), canonical_peer(destination)),
+        Some(Proxied::Local) | None => (peer, local),
+    })
+}
+
+fn ready(tcp: &TcpStream) -> io::Result<SocketAddr> {
+    tcp.set_nodelay(true)?;
+    tcp.local_addr().map(canonical_peer)
+}
+
+/// Waits until the gate is told to stop.
+async fn stopped(stopping: &mut watch::Receiver<bool>) {
+    let _ = stopping.wait_for(|is_stopping| *is_stopping).await;
+}
+
+/// Serves HTTP/1 on a client's stream until it ends. Framing that could be read in two ways is refused before hyper reads.
+pub(crate) async fn http1<S: AsyncRead + AsyncWrite + Unpin + Send + 'static>(mut road: Road, stream: S) {
+    let (stream, framing) = CheckedStream::new(stream);
+    road.framing = Some(framing.clone());
+    let road = Arc::new(road);
+    let mut stopping = road.shared.stopping.clone();
+    let header = road.shared.config.header;
+    let kept = road.clone();
+    let service = service_fn(move |request: Request<Incoming>| respond(kept.clone(), request));
+    let connection = server1::Builder::new()
+        .timer(TokioTimer::new())
+        .header_read_timeout(header)
+        .max_buf_size(HEAD_BYTES_MAX)
+        .max_headers(HEADERS_MAX)
+        .serve_connection(TokioIo::new(stream), service)
+        .with_upgrades();
+    let mut connection = pin!(connection);
+    let ended = tokio::select! {
+        ended = connection.as_mut() => ended,
+        () = stopped(&mut stopping) => {
+            connection.as_mut().graceful_shutdown();
+            connection.await
+        }
+    };
+    if let Err(error) = ended {
+        crate::events::client_ended(&error);
+    }
+    if let Some(problem) = framing.problem() {
+        refused_framing(&road, problem);
+    }
+}
+
+/// One request of an HTTP/1 connection; tells the framing check what became of an upgrade.
+async fn respond(road: Arc<Road>, request: Request<Incoming>) -> Answer {
+    let is_connect = request.method() == Method::CONNECT;
+    let is_proxy = road.tunnel.is_none() && road.intercepted_port.is_none();
+    let framing = road.framing.clone();
+    let answer = match is_proxy {
+        true => proxied(road, request).await,
+        false => answer(road, None, request).await,
+    };
+    let Some(framing) = framing else { return answer };
+    let status = answer.as_ref().map(|response| response.status()).unwrap_or_default();
+    let is_open = status == StatusCode::SWITCHING_PROTOCOLS || (is_connect && status.is_success());
+    match is_open && answer.is_ok() {
+        true => framing.open_tunnel(),
+        false => framing.resume_requests(),
+    }
+    answer
+}
+
+/// The event of a request whose head never became one. A bad body ends a transaction that has its own event.
+fn refused_framing(road: &Road, problem: FramingProblem) {
+    if matches!(problem, FramingProblem::ChunkSize | FramingProblem::ChunkEnd | FramingProblem::Trailer) {
+        return;
+    }
+    let mut passage = road.examine(&road.session);
+    passage.fail(problem.as_str());
+    crate::enforce::learn_status(&mut passage, 400);
+    passage.finish(model::Disposition::Blocked);
+}
+
+/// Serves HTTP/2 on a client's decrypted stream until it ends. hyper's own limits on resets stay as they are.
+pub(crate) async fn http2<S: AsyncRead + AsyncWrite + Unpin + Send + 'static>(road: Road, stream: S) {
+    let road = Arc::new(road);
+    let mut stopping = road.shared.stopping.clone();
+    let idle = road.shared.config.header;
+    let service = service_fn(move |request: Request<Incoming>| answer(road.clone(), None, request));
+    let connection = server2::Builder::new(TokioExecutor::new())
+        .timer(TokioTimer::new())
+        .max_concurrent_streams(STREAMS_MAX)
+        .max_header_list_size(HEADER_LIST_BYTES_MAX)
+        .initial_stream_window_size(WINDOW_BYTES)
+        .initial_connection_window_size(WINDOW_BYTES)
+        .keep_alive_interval(idle)
+        .keep_alive_timeout(idle)
+        .serve_connection(TokioIo::new(stream), service);
+    let mut connection = pin!(connection);
+    let ended = tokio::select! {
+        ended = connection.as_mut() => ended,
+        () = stopped(&mut stopping) => {
+            connection.as_mut().graceful_shutdown();
+            connection.await
+        }
+    };
+    if let Err(error) = ended {
+        crate::events::client_ended(&error);
+    }
+}

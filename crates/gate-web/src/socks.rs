@@ -1,0 +1,60 @@
+//! The SOCKS5 door. The handshake is `net`'s; here a user is recognised by name and password, and the destination becomes
+//! a tunnel like that of a CONNECT. The client is told that it is connected before it is, so that a refusal can be shown
+//! as a page.
+
+use std::sync::{Arc, Mutex, PoisonError};
+
+use checkpoint::Credential;
+use model::{Disposition, Identity, Session};
+use net::socks5::{Authentication, Reply, Target, accept, send_reply};
+use tokio::net::TcpStream;
+use tokio::time::timeout;
+
+use crate::connect::{Arrival, mark_tunnel};
+use crate::serve::Slot;
+use crate::session::{Shared, canonical_host};
+use crate::stream::ClientStream;
+
+/// One client of the SOCKS5 listener.
+pub(crate) async fn enter(shared: Arc<Shared>, mut session: Session, tcp: TcpStream, slot: Slot) {
+    let mut stream = ClientStream::new(tcp);
+    let proved: Mutex<Option<Arc<Identity>>> = Mutex::default();
+    let check = |user: &str, password: &str| {
+        let identity = shared.checkpoint.identify(&Credential::Basic { user, password });
+        let is_known = identity.is_some();
+        *proved.lock().unwrap_or_else(PoisonError::into_inner) = identity;
+        is_known
+    };
+    let authentication = match shared.config.require_credentials && session.identity.is_none() {
+        true => Authentication::Password(&check),
+        false => Authentication::None,
+    };
+    let request = match timeout(shared.config.handshake, accept(&mut stream, authentication)).await {
+        Ok(Ok(request)) => request,
+        Ok(Err(_)) | Err(_) => return refuse(&shared, &session),
+    };
+    if let Some(identity) = proved.into_inner().unwrap_or_else(PoisonError::into_inner) {
+        session.identity = Some(identity);
+    }
+    let (host, port) = match request.target {
+        Target::Address(address) => (Some(Arc::from(address.ip().to_canonical().to_string())), address.port()),
+        Target::Name { host, port } => (canonical_host(&host), port),
+    };
+    let Some(host) = host.filter(|_| port != 0) else {
+        let _ = send_reply(&mut stream, Reply::AddressNotSupported, None).await;
+        return refuse(&shared, &session);
+    };
+    if send_reply(&mut stream, Reply::Succeeded, None).await.is_err() {
+        return refuse(&shared, &session);
+    }
+    let cut = stream.cut();
+    Arrival { shared, session, cut, host, port, slot }.run(stream).await;
+}
+
+/// A client that did not come through the handshake.
+fn refuse(shared: &Shared, session: &Session) {
+    let mut passage = shared.checkpoint.examine(session);
+    mark_tunnel(&mut passage);
+    passage.fail("socks_handshake");
+    passage.finish(Disposition::Blocked);
+}

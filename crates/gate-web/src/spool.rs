@@ -1,0 +1,231 @@
+//! Where a body waits while it is scanned: in memory up to a bound, beyond it in a file that has no name. It neither
+//! decides nor scans; it is the bytes, once and in order.
+
+use std::collections::VecDeque;
+use std::fs::File;
+use std::io::{self, Seek, Write};
+use std::os::unix::fs::FileExt;
+use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use bytes::Bytes;
+
+/// Bytes that are gathered before they are written, so that a slow disk is asked rarely.
+const WRITE_BYTES: usize = 256 << 10;
+/// One piece of a spool file that is read back.
+const READ_BYTES: usize = 128 << 10;
+
+/// The room that all spool files of a gate share.
+#[derive(Clone, Debug)]
+pub(crate) struct Room {
+    used: Arc<AtomicU64>,
+    bytes_max: u64,
+}
+
+/// One body.
+#[derive(Debug)]
+pub(crate) struct Spool {
+    /// In memory and in order; of a body that has gone to the file, what is not written yet.
+    chunks: VecDeque<Bytes>,
+    chunk_bytes: u64,
+    file: Option<Arc<File>>,
+    file_bytes: u64,
+    room: Room,
+}
+
+impl Room {
+    pub(crate) fn new(bytes_max: u64) -> Room {
+        Room { used: Arc::default(), bytes_max }
+    }
+
+    fn take(&self, bytes: u64) -> bool {
+        let taken = self.used.fetch_add(bytes, Ordering::Relaxed).saturating_add(bytes);
+        if taken > self.bytes_max {
+            self.used.fetch_sub(bytes, Ordering::Relaxed);
+        }
+        taken <= self.bytes_max
+    }
+}
+
+impl Drop for Spool {
+    fn drop(&mut self) {
+        self.room.used.fetch_sub(self.file_bytes, Ordering::Relaxed);
+    }
+}
+
+impl Spool {
+    pub(crate) fn new(room: Room) -> Spool {
+        Spool { chunks: VecDeque::new(), chunk_bytes: 0, file: None, file_bytes: 0, room }
+    }
+
+    pub(crate) fn bytes(&self) -> u64 {
+        self.chunk_bytes + self.file_bytes
+    }
+
+    /// Adds to a body that is still in memory.
+    pub(crate) fn hold(&mut self, chunk: Bytes) {
+        self.chunk_bytes += chunk.len() as u64;
+        if !chunk.is_empty() {
+            self.chunks.push_back(chunk);
+        }
+    }
+
+    /// From here on the body goes to a file without a name.
+    pub(crate) fn to_file(&mut self, directory: &Path) -> io::Result<()> {
+        if self.file.is_none() {
+            self.file = Some(Arc::new(tempfile::tempfile_in(directory)?));
+        }
+        Ok(())
+    }
+
+    /// Adds to a body that goes to a file.
+    pub(crate) async fn push(&mut self, chunk: Bytes) -> io::Result<()> {
+        self.hold(chunk);
+        match self.chunk_bytes >= WRITE_BYTES as u64 {
+            true => self.flush().await,
+            false => Ok(()),
+        }
+    }
+
+    /// Writes what is gathered.
+    async fn flush(&mut self) -> io::Result<()> {
+        let Some(file) = self.file.clone() else { return Ok(()) };
+        let bytes = self.chunk_bytes;
+        if !self.room.take(bytes) {
+            return Err(io::Error::from(io::ErrorKind::StorageFull));
+        }
+        // Counted before it is written, so that a failed write gives its room back when the spool is dropped.
+        let at = self.file_bytes;
+        self.file_bytes += bytes;
+        self.chunk_bytes = 0;
+        let chunks = std::mem::take(&mut self.chunks);
+        blocking(move || write_all_at(&file, &chunks, at)).await
+    }
+
+    /// The whole body as a file from its first byte, for the scanner.
+    pub(crate) async fn whole(&mut self) -> io::Result<File> {
+        if self.file.is_some() {
+            self.flush().await?;
+        }
+        match &self.file {
+            Some(file) => {
+                let mut copy = file.try_clone()?;
+                copy.rewind()?;
+                Ok(copy)
+            }
+            None => self.memory_file(),
+        }
+    }
+
+    /// A file of memory with the held chunks. They stay held: releasing them costs no reading back.
+    fn memory_file(&self) -> io::Result<File> {
+        let mut file = File::from(rustix::fs::memfd_create("body", rustix::fs::MemfdFlags::CLOEXEC)?);
+        for chunk in &self.chunks {
+            file.write_all(chunk)?;
+        }
+        file.rewind()?;
+        Ok(file)
+    }
+
+    /// The next piece from a position on, at most `bytes_max` of it; empty at the end of what has come so far.
+    pub(crate) async fn read(&mut self, at: u64, bytes_max: u64) -> io::Result<Bytes> {
+        if at >= self.file_bytes {
+            self.flush().await?;
+        }
+        let Some(file) = self.file.clone() else { return Ok(self.held_at(at, bytes_max)) };
+        let count = usize::try_from(self.file_bytes.saturating_sub(at).min(bytes_max)).unwrap_or(READ_BYTES).min(READ_BYTES);
+        blocking(move || {
+            let mut piece = vec![0; count];
+            file.read_exact_at(&mut piece, at)?;
+            Ok(Bytes::from(piece))
+        })
+        .await
+    }
+
+    fn held_at(&self, at: u64, bytes_max: u64) -> Bytes {
+        let mut skipped = at;
+        for chunk in &self.chunks {
+            let length = chunk.len() as u64;
+            if skipped < length {
+                let end = length.min(skipped.saturating_add(bytes_max));
+                return chunk.slice(skipped as usize..end as usize);
+            }
+            skipped -= length;
+        }
+        Bytes::new()
+    }
+
+    /// The chunks of a body that is held in memory.
+    pub(crate) fn into_chunks(mut self) -> VecDeque<Bytes> {
+        std::mem::take(&mut self.chunks)
+    }
+
+    pub(crate) fn is_in_memory(&self) -> bool {
+        self.file.is_none()
+    }
+
+    /// The first bytes of a held body, as many as the signatures of file types need.
+    pub(crate) fn start(&self) -> Vec<u8> {
+        self.chunks.iter().flat_map(|chunk| chunk.iter().copied()).take(crate::sniff::FIRST_BYTES).collect()
+    }
+}
+
+fn write_all_at(file: &File, chunks: &VecDeque<Bytes>, mut at: u64) -> io::Result<()> {
+    for chunk in chunks {
+        file.write_all_at(chunk, at)?;
+        at += chunk.len() as u64;
+    }
+    Ok(())
+}
+
+async fn blocking<T: Send + 'static>(work: impl FnOnce() -> io::Result<T> + Send + 'static) -> io::Result<T> {
+    tokio::task::spawn_blocking(work).await.unwrap_or_else(|_| Err(io::Error::from(io::ErrorKind::Interrupted)))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::Read;
+
+    use super::*;
+
+    #[tokio::test]
+    async fn a_full_room_refuses_and_a_dropped_spool_gives_back() {
+        let room = Room::new(WRITE_BYTES as u64);
+        let mut spool = Spool::new(room.clone());
+        spool.to_file(&std::env::temp_dir()).unwrap();
+        spool.push(Bytes::from(vec![1; WRITE_BYTES])).await.unwrap();
+        let refused = spool.push(Bytes::from(vec![1; WRITE_BYTES])).await;
+        assert_eq!(refused.unwrap_err().kind(), io::ErrorKind::StorageFull);
+        drop(spool);
+        assert_eq!(room.used.load(Ordering::Relaxed), 0);
+    }
+
+    #[tokio::test]
+    async fn bytes_come_back_in_order_from_memory_and_file() {
+        for to_file in [false, true] {
+            let mut spool = Spool::new(Room::new(1 << 30));
+            if to_file {
+                spool.to_file(&std::env::temp_dir()).unwrap();
+            }
+            let mut expected = Vec::new();
+            for i in 0..5u8 {
+                let chunk = vec![i; 100_000];
+                expected.extend_from_slice(&chunk);
+                spool.push(Bytes::from(chunk)).await.unwrap();
+            }
+            let mut whole = Vec::new();
+            spool.whole().await.unwrap().read_to_end(&mut whole).unwrap();
+            assert_eq!(whole, expected);
+            let mut pieces = Vec::new();
+            loop {
+                let piece = spool.read(pieces.len() as u64, 70_000).await.unwrap();
+                if piece.is_empty() {
+                    break;
+                }
+                pieces.extend_from_slice(&piece);
+            }
+            assert_eq!(pieces, expected);
+        }
+    }
+}
