@@ -26,6 +26,9 @@ pub enum Error {
     AuthorityValidity { days: u32 },
     #[error("cannot make a certificate")]
     Mint(#[from] rcgen::Error),
+    /// Shared by all callers that waited for the same leaf.
+    #[error("cannot mint a leaf")]
+    Leaf(#[source] std::sync::Arc<Error>),
     #[error("cannot set up TLS")]
     Tls(#[from] rustls::Error),
     #[error("cannot use the configured roots or revocation lists")]

@@ -144,10 +144,11 @@ impl Minter {
         alpn: Alpn,
         ceiling: VersionCeiling,
         now: SystemTime,
-    ) -> Result<Arc<ServerConfig>, Arc<Error>> {
+    ) -> Result<Arc<ServerConfig>, Error> {
         let authority = self.authority.signing();
         let key = LeafKey { authority: authority.certificate().fingerprint, host: host.clone(), alpn, ceiling };
-        self.configs.try_get_with(key, || self.make(&authority, host, alpn, ceiling, now).map(Arc::new))
+        let made = self.configs.try_get_with(key, || self.make(&authority, host, alpn, ceiling, now).map(Arc::new));
+        made.map_err(Error::Leaf)
     }
 
     fn make(

@@ -64,7 +64,7 @@ impl TrustedSources {
 }
 
 /// Reads the header and not one byte more, so that what follows is still in the stream. `None` means that the peer is not
-/// trusted: nothing is read and its own address holds.
+/// trusted: nothing is read and its own address holds. The caller holds the deadline.
 pub async fn accept<S: AsyncRead + Unpin>(stream: &mut S, peer: IpAddr, trusted: &TrustedSources) -> io::Result<Option<Proxied>> {
     if !trusted.contains(peer) {
         return Ok(None);

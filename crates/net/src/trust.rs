@@ -46,7 +46,7 @@ const KNOWN_KEY_AUTHORITIES: [(&str, &str); 6] = [
 /// What the operator has chosen. Every choice that weakens the check has `danger` in its name.
 #[derive(Clone, Default)]
 pub struct TrustSettings {
-    /// Roots for every destination; [`mozilla_roots`] unless the operator brings others.
+    /// Roots for every destination, usually [`mozilla_roots`]. Where there are none, nothing is believed.
     pub roots: Vec<CertificateDer<'static>>,
     /// Roots that hold for one domain and its subdomains, in addition (CX-03).
     pub destinations: Vec<DestinationRoots>,

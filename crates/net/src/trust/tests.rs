@@ -44,3 +44,29 @@ fn rubbish_roots_are_refused_at_the_start() {
     let settings = TrustSettings { roots: vec![CertificateDer::from(vec![1, 2, 3])], ..TrustSettings::default() };
     assert!(matches!(Trust::new(settings, SystemTime::now()), Err(Error::TrustSettings { .. })));
 }
+
+#[test]
+fn an_authority_whose_key_is_public_is_refused_even_as_a_configured_root() {
+    let authority = crate::testing::TestAuthority::new("Known");
+    let leaf = authority.leaf(&crate::testing::leaf_params("origin.example"));
+    let now = SystemTime::now();
+    let (_, parsed) = x509_parser::parse_x509_certificate(&authority.der).unwrap();
+    let mut distrusted = Distrusted::default();
+    let settings = TrustSettings { roots: vec![authority.der.clone()], ..TrustSettings::default() };
+    let provider = Arc::new(aws_lc_rs::default_provider());
+    let problem = |distrusted: Distrusted, chain: &[CertificateDer<'static>]| {
+        let built = Built::new(&settings, &provider, &Arc::new(distrusted), now).unwrap();
+        let name = LeafHost::parse("origin.example").unwrap().server_name().unwrap();
+        let since = now.duration_since(SystemTime::UNIX_EPOCH).unwrap();
+        let (leaf, intermediates) = chain.split_first().unwrap();
+        let unix = rustls_pki_types::UnixTime::since_unix_epoch(since);
+        built.verifier(0).unwrap().problem(leaf, intermediates, &name, unix)
+    };
+    assert_eq!(problem(Distrusted::default(), &leaf.chain), None);
+    distrusted.known_keys.insert(Sha256::digest(parsed.public_key().raw).into());
+    let known_keys = distrusted.known_keys.clone();
+    assert_eq!(problem(distrusted, &leaf.chain), Some(CertificateProblem::UnknownIssuer));
+    let whole = [leaf.chain, vec![authority.der.clone()]].concat();
+    let distrusted = Distrusted { known_keys, ..Distrusted::default() };
+    assert_eq!(problem(distrusted, &whole), Some(CertificateProblem::KnownKey));
+}
