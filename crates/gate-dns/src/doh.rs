@@ -147,7 +147,7 @@ async fn respond(shared: &Arc<Shared>, ends: &Ends, request: Request<Incoming>) 
 
 async fn answer(shared: &Arc<Shared>, visit: Visit, bytes: &[u8]) -> Option<Vec<u8>> {
     match decode(bytes) {
-        Decoded::Query(query) => Some(Arc::clone(shared).transact(visit, query).await),
+        Decoded::Query(query) => Some(Arc::clone(shared).transact_in_turn(visit, query).await),
         Decoded::Reject { reply, failure } => {
             shared.reject(&visit, bytes.len(), reply.len(), failure);
             Some(reply)

@@ -1,11 +1,13 @@
-//! How many questions one client may ask. A client is an IPv4 address or an IPv6 /64, the smallest network that is given
-//! to one customer (RFC 6177). It bounds work; floods are refused earlier, by the shield.
+//! How many questions one client may ask, and how many connections it may hold. A client is an IPv4 address or an IPv6
+//! /64, the smallest network that is given to one customer (RFC 6177). It bounds work; floods are refused earlier, by the
+//! shield.
 
+use std::collections::HashMap;
 use std::net::IpAddr;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use moka::sync::Cache;
-use std::sync::{Arc, Mutex, PoisonError};
 
 /// Clients remembered at once; each costs about 150 bytes. The rarest are forgotten first, and start anew.
 const CLIENTS_MAX: u64 = 65_536;
@@ -52,6 +54,44 @@ impl RateLimit {
     }
 }
 
+/// Connections of one client at once: a household behind one address with a few for each device.
+const CLIENT_CONNECTIONS_MAX: u32 = 128;
+
+/// Counts the open connections of each client. It holds only clients that have one, so it is as bounded as they are.
+#[derive(Default)]
+pub(crate) struct ConnectionLimit(Mutex<HashMap<IpAddr, u32>>);
+
+/// One client's open connection; dropping it gives the place back.
+pub(crate) struct Place {
+    limit: Arc<ConnectionLimit>,
+    client: IpAddr,
+}
+
+impl ConnectionLimit {
+    pub(crate) fn take(self: &Arc<Self>, client: IpAddr) -> Option<Place> {
+        let client = network(client);
+        let mut open = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let count = open.entry(client).or_default();
+        if *count >= CLIENT_CONNECTIONS_MAX {
+            return None;
+        }
+        *count += 1;
+        Some(Place { limit: Arc::clone(self), client })
+    }
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        let mut open = self.limit.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(count) = open.get_mut(&self.client) {
+            *count -= 1;
+            if *count == 0 {
+                open.remove(&self.client);
+            }
+        }
+    }
+}
+
 fn network(client: IpAddr) -> IpAddr {
     match client.to_canonical() {
         IpAddr::V6(address) => {
@@ -84,6 +124,19 @@ mod tests {
         assert!(limit.admits("2001:db8:1:2::1".parse().unwrap(), at));
         assert!(!limit.admits("2001:db8:1:2:ffff::9".parse().unwrap(), at));
         assert!(limit.admits("2001:db8:1:3::1".parse().unwrap(), at));
+    }
+
+    #[test]
+    fn a_client_holds_its_connections_and_no_more_and_leaves_nothing_behind() {
+        let limit = Arc::new(ConnectionLimit::default());
+        let (client, other) = (IpAddr::from([192, 0, 2, 1]), IpAddr::from([192, 0, 2, 2]));
+        let mut places: Vec<_> = (0..CLIENT_CONNECTIONS_MAX).map(|_| limit.take(client).unwrap()).collect();
+        assert!(limit.take(client).is_none());
+        assert!(limit.take(other).is_some());
+        places.pop();
+        assert!(limit.take(client).is_some());
+        drop(places);
+        assert!(limit.0.lock().unwrap().is_empty());
     }
 
     #[test]

@@ -21,7 +21,7 @@ use tokio_rustls::TlsAcceptor;
 
 use crate::decode::{Decoded, HEADER_BYTES, decode};
 use crate::events::{Counter, DrainCut, Listening, SocketFailed, count};
-use crate::limit::RateLimit;
+use crate::limit::{ConnectionLimit, RateLimit};
 use crate::resolver::DnsResolver;
 use crate::session::Shared;
 use crate::spec::DnsGateConfig;
@@ -79,8 +79,8 @@ enum StreamProtocol {
 #[derive(Clone)]
 struct Rounds {
     shared: Arc<Shared>,
-    transactions: Arc<Semaphore>,
     connections: Arc<Semaphore>,
+    by_client: Arc<ConnectionLimit>,
     shutdown: watch::Receiver<bool>,
 }
 
@@ -111,6 +111,7 @@ fn share(config: &DnsGateConfig, checkpoint: Checkpoint) -> Result<Arc<Shared>, 
     Ok(Arc::new(Shared {
         resolver: DnsResolver::new(config)?,
         limit: RateLimit::new(spec.client_queries_per_second_max, spec.client_query_burst_max),
+        transactions: Arc::new(Semaphore::new(TRANSACTIONS_MAX)),
         config: config.clone(),
         checkpoint,
     }))
@@ -131,8 +132,8 @@ impl DnsGate {
     pub async fn serve(self, shutdown: watch::Receiver<bool>) {
         let rounds = Rounds {
             shared: self.shared,
-            transactions: Arc::new(Semaphore::new(TRANSACTIONS_MAX)),
             connections: Arc::new(Semaphore::new(CONNECTIONS_MAX)),
+            by_client: Arc::default(),
             shutdown,
         };
         let mut loops = JoinSet::new();
@@ -219,7 +220,7 @@ impl Rounds {
     /// Waits for transactions and connections that have begun.
     async fn drain(self) {
         let all = async {
-            let transactions = self.transactions.acquire_many(TRANSACTIONS_MAX as u32).await.is_ok();
+            let transactions = self.shared.transactions.acquire_many(TRANSACTIONS_MAX as u32).await.is_ok();
             transactions && self.connections.acquire_many(CONNECTIONS_MAX as u32).await.is_ok()
         };
         if timeout(Duration::from_secs(DRAIN_SECONDS_MAX), all).await.is_err() {
@@ -293,7 +294,7 @@ fn wait_elsewhere<F>(socket: &Arc<UdpSocket>, rounds: &Rounds, client: SocketAdd
 where
     F: Future<Output = Vec<u8>> + Send + 'static,
 {
-    let Ok(slot) = Arc::clone(&rounds.transactions).try_acquire_owned() else {
+    let Ok(slot) = Arc::clone(&rounds.shared.transactions).try_acquire_owned() else {
         return count(Counter::Overloaded);
     };
     let socket = Arc::clone(socket);
@@ -340,7 +341,8 @@ async fn take_connections(listening: StreamListener, rounds: Rounds) {
 }
 
 fn take_connection(protocol: StreamProtocol, tls: Option<TlsAcceptor>, stream: TcpStream, client: SocketAddr, rounds: &Rounds) {
-    let Ok(slot) = Arc::clone(&rounds.connections).try_acquire_owned() else {
+    let slot = Arc::clone(&rounds.connections).try_acquire_owned().ok();
+    let Some(place) = slot.and_then(|slot| Some((slot, rounds.by_client.take(client.ip())?))) else {
         return count(Counter::ConnectionsRefused);
     };
     let (shared, shutdown) = (Arc::clone(&rounds.shared), rounds.shutdown.clone());
@@ -348,7 +350,7 @@ fn take_connection(protocol: StreamProtocol, tls: Option<TlsAcceptor>, stream: T
         if let Err(error) = converse(protocol, tls, stream, client, shared, shutdown).await {
             tracing::debug!(protocol = protocol.as_str(), %error, "connection ended");
         }
-        drop(slot);
+        drop(place);
     });
 }
 

@@ -7,6 +7,7 @@ use std::time::{Instant, SystemTime};
 
 use checkpoint::{Checkpoint, Credential, FailureMode, Passage, Permit, Refusal};
 use model::{Destination, Disposition, FieldId, Gate, Session, Station, Transport, Value};
+use tokio::sync::Semaphore;
 
 use crate::decode::Query;
 use crate::encode::{Carrier, Lifetime, Packed, encode};
@@ -24,6 +25,8 @@ pub(crate) struct Shared {
     pub(crate) resolver: DnsResolver,
     pub(crate) config: DnsGateConfig,
     pub(crate) limit: RateLimit,
+    /// A place for each question that waits, over all clients and listeners.
+    pub(crate) transactions: Arc<Semaphore>,
 }
 
 /// One client at one listener, and what its place means for its answers.
@@ -77,6 +80,14 @@ impl Shared {
         passage.count(bytes_in as u64, bytes_out as u64);
         passage.fail(failure);
         passage.finish(Disposition::Error);
+    }
+
+    /// The same for a client on a stream, which can be made to wait for a place.
+    pub(crate) async fn transact_in_turn(self: Arc<Self>, visit: Visit, query: Query) -> Vec<u8> {
+        let transactions = Arc::clone(&self.transactions);
+        // The semaphore is never closed, so that there always is a place in the end.
+        let _place = transactions.acquire().await;
+        self.transact(visit, query).await
     }
 
     /// One question from its first fact to its final event. The returned bytes are for the client.

@@ -69,7 +69,7 @@ async fn read_questions<S: AsyncRead>(
                 answers.send(reply).await.map_err(io::Error::other)?;
             }
             Decoded::Query(query) => {
-                let (answer, answers) = (Arc::clone(&shared).transact(visit.clone(), query), answers.clone());
+                let (answer, answers) = (Arc::clone(&shared).transact_in_turn(visit.clone(), query), answers.clone());
                 tokio::spawn(async move {
                     let reply = answer.await;
                     // The writer is gone when the client is; the event has been recorded either way.
