@@ -244,6 +244,14 @@ impl Walk<'_> {
         self.member(parent, name, &mut bytes)
     }
 
+    /// Examines a part of the parent in place: nothing is unpacked, so nothing is charged but one entry.
+    pub(crate) fn view(&mut self, parent: &Node, name: &str, bytes: &[u8]) -> Flow {
+        if let Err(limit) = self.budget.enter() {
+            return self.halt(limit);
+        }
+        self.visit(&parent.child(name), bytes)
+    }
+
     /// Reads bytes through the capped reader without examining them, for containers in containers.
     pub(crate) fn unpack(&mut self, reader: &mut dyn Read) -> Result<Vec<u8>, Flow> {
         match self.budget.read(reader) {

@@ -1,5 +1,6 @@
 //! YARA rules behind one small trait, so that the engine can be exchanged (docs/decisions/0002-yara-engine.md). The engine
-//! is boreal without modules that parse files: rules that import `pe`, `elf` and the like are refused when they are loaded.
+//! is boreal with the modules that published rules import (`pe`, `elf`, `hash`, `math`); Authenticode is left out, so rules
+//! on signers never match.
 
 use crate::Error;
 use crate::report::Unscannable;

@@ -155,8 +155,11 @@ pub(crate) fn carve(walk: &mut Walk<'_>, node: &Node, bytes: &[u8]) {
             let start = at + found;
             at = start + magic.len();
             let Some(archive) = bytes.get(start..) else { break };
+            if magic == ARCHIVES[0] && super::zip::names(archive).is_empty() {
+                continue;
+            }
             let seen = walk.budget.entries();
-            if walk.tentative(|walk| walk.slice(node, &format!("offset-{start}"), archive)).is_break() {
+            if walk.tentative(|walk| walk.view(node, &format!("offset-{start}"), archive)).is_break() {
                 return;
             }
             if walk.budget.entries() > seen + 1 {
@@ -177,7 +180,7 @@ fn carve_programs(walk: &mut Walk<'_>, node: &Node, bytes: &[u8]) {
     }
     for stub in memchr::memmem::find_iter(bytes, STUB).take(CARVES_MAX) {
         let Some(program) = stub.checked_sub(STUB_OFFSET).and_then(|start| bytes.get(start..)) else { continue };
-        if pe_offset(program).is_some() && walk.tentative(|walk| walk.slice(node, "program", program)).is_break() {
+        if pe_offset(program).is_some() && walk.tentative(|walk| walk.view(node, "program", program)).is_break() {
             return;
         }
     }

@@ -63,7 +63,11 @@ fn roots(bytes: &[u8]) -> Vec<(u32, u32)> {
         .collect()
 }
 
+/// Empty files may name any block.
 fn extent(bytes: &[u8], (block, size): (u32, u32)) -> Option<&[u8]> {
+    if size == 0 {
+        return Some(&[]);
+    }
     let start = (block as usize).checked_mul(SECTOR_BYTES)?;
     bytes.get(start..start.checked_add(size as usize)?)
 }

@@ -1,6 +1,7 @@
 //! 7z, by way of `sevenz-rust2`. Decoding stays on one thread: the sandbox forbids creating threads. Encrypted archives and
 //! encrypted headers are named as such, nothing is decrypted.
 
+use crate::format::read_u64;
 use crate::report::Unscannable;
 use crate::walk::{Node, Step, Walk};
 use sevenz_rust2::{ArchiveReader, EntryDecision, Error, Password};
@@ -10,6 +11,9 @@ use std::io::Cursor;
 const MEMORY_KIB_MAX: usize = 512 << 10;
 
 pub(crate) fn open(walk: &mut Walk<'_>, node: &Node, bytes: &[u8]) -> Step {
+    if is_empty_archive(bytes) {
+        return Ok(());
+    }
     let reader = ArchiveReader::new_with_memory_limit(Cursor::new(bytes), Password::empty(), MEMORY_KIB_MAX);
     let mut reader = reader.map_err(|error| reason(&error))?;
     reader.set_thread_count(1);
@@ -28,6 +32,13 @@ pub(crate) fn open(walk: &mut Walk<'_>, node: &Node, bytes: &[u8]) -> Step {
         Err(error) if walk.flow().is_continue() => Err(reason(&error)),
         _ => Ok(()),
     }
+}
+
+/// A signature header (32 bytes) whose next header has no bytes, and nothing behind it.
+fn is_empty_archive(bytes: &[u8]) -> bool {
+    const HEADER_BYTES: usize = 32;
+    const NEXT_SIZE_OFFSET: usize = 20;
+    bytes.len() == HEADER_BYTES && read_u64(bytes, NEXT_SIZE_OFFSET) == Some(0)
 }
 
 fn reason(error: &Error) -> Unscannable {

@@ -149,24 +149,27 @@ pub(crate) fn zstd(walk: &mut Walk<'_>, node: &Node, bytes: &[u8]) -> Step {
 }
 
 pub(crate) fn lz4(walk: &mut Walk<'_>, node: &Node, bytes: &[u8]) -> Step {
-    one(walk, node, &mut Lz4Frames { decoder: lz4_flex::frame::FrameDecoder::new(bytes), idle: 0 })
+    one(walk, node, &mut Lz4Frames { decoder: Some(lz4_flex::frame::FrameDecoder::new(bytes)) })
 }
 
-/// The decoder returns zero at the end of each frame; two zeros in a row are the end of the input.
+/// Frames read one after another; what stands behind the last one is not part of the content, as in lz4(1).
 struct Lz4Frames<'b> {
-    decoder: lz4_flex::frame::FrameDecoder<&'b [u8]>,
-    idle: u8,
+    decoder: Option<lz4_flex::frame::FrameDecoder<&'b [u8]>>,
 }
 
 impl Read for Lz4Frames<'_> {
     fn read(&mut self, buffer: &mut [u8]) -> std::io::Result<usize> {
-        while self.idle < 2 {
-            let count = self.decoder.read(buffer)?;
+        while let Some(decoder) = self.decoder.as_mut() {
+            let count = decoder.read(buffer)?;
             if count > 0 {
-                self.idle = 0;
                 return Ok(count);
             }
-            self.idle += 1;
+            let mut rest: &[u8] = decoder.get_ref();
+            while let Some(frame) = skippable(rest) {
+                rest = rest.get(frame..).unwrap_or_default();
+            }
+            let more = rest.starts_with(b"\x04\x22\x4d\x18") || rest.starts_with(b"\x02\x21\x4c\x18");
+            self.decoder = more.then(|| lz4_flex::frame::FrameDecoder::new(rest));
         }
         Ok(0)
     }
