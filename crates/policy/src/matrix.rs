@@ -40,7 +40,8 @@ pub const MATRIX: &[Pair] = &[
     pair(Gate::Web, Action::Redirect, &[Connect, Handshake, Request, Response], SENT),
     pair(Gate::Web, Action::Inspect, &[Connect, Handshake], DECRYPTED),
     pair(Gate::Web, Action::DoNotInspect, &[Connect, Handshake], DECRYPTED),
-    pair(Gate::Web, Action::Isolate, &[Connect, Handshake, Request], LOADED),
+    // `isolate` has no row: no gate opens a page in isolation, and a rule that did nothing would let pass what it was to
+    // keep apart. `noisolate` is what happens anyway.
     pair(Gate::Web, Action::DoNotIsolate, &[Connect, Handshake, Request], LOADED),
     pair(Gate::Web, Action::Scan, TO_RESPONSE, SCANNED),
     pair(Gate::Web, Action::DoNotScan, TO_RESPONSE, SCANNED),

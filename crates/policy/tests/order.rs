@@ -126,14 +126,14 @@ const EXAMPLES: &[Example] = &[
         ],
     },
     Example {
-        row: "GW-058: isolation does not end the evaluation",
+        row: "GW-058: what is said about isolation does not end the evaluation",
         gate: Gate::Web,
         rules: &[
-            ("apart", "isolate", r#"http.request.host == "example.com""#),
+            ("not apart", "noisolate", r#"http.request.host == "example.com""#),
             ("page", "block", r#"http.request.uri.path == "/subpage""#),
         ],
         facts: &[(Station::Request, &[(FieldId::HttpHost, "example.com"), (FieldId::HttpPath, "/subpage")])],
-        expected: &[(Station::Request, Isolate, "isolate", "apart"), (Station::Request, Access, "block", "page")],
+        expected: &[(Station::Request, Isolate, "noisolate", "not apart"), (Station::Request, Access, "block", "page")],
     },
     Example {
         row: "GW-059: a rule on the body above an allow is waited for, so that no allow is contradicted later",

@@ -103,7 +103,8 @@ fn pairs_that_cannot_be_enforced_are_refused_by_name() {
     for (gate, action, when, more, expected) in [
         ("web", "off", r#"http.request.uri.path == "/a""#, "", "`off` with `http.request.uri.path`"),
         ("web", "off", r#"http.body_phase == "upload""#, "", "`off` with `http.body_phase`"),
-        ("web", "isolate", "http.response.status_code == 200", "", "`isolate` with `http.response.status_code`"),
+        ("web", "noisolate", "http.response.status_code == 200", "", "`noisolate` with `http.response.status_code`"),
+        ("web", "isolate", "", "", "`isolate` is not carried out at `web`"),
         (
             "web",
             "redirect",
