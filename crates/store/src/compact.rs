@@ -1,5 +1,5 @@
-//! Merges the small files of a day into one a class, and those of its sightings likewise. Inputs are sorted, so merging
-//! streams: memory is bounded by one batch of each input. The inputs stay on disk for a while, for readers elsewhere.
+//! Merges the small files of a day into one a class, and sightings by day, then by month once the month is over. Inputs are
+//! sorted, so merging streams: memory is bounded by one batch of each input. The inputs stay on disk for a while, for readers elsewhere.
 
 use std::cmp::Reverse;
 use std::collections::{BTreeMap, BinaryHeap};
@@ -33,6 +33,9 @@ const MERGED_ROWS: usize = 16_384;
 /// Rows read at a time from each input; a day of files that were sealed each minute has 1,440.
 const INPUT_ROWS: usize = 1_024;
 
+/// Files opened at once, well below the usual bound of 1,024 a process; what is left is merged in the next pass.
+const INPUTS_MAX: usize = 256;
+
 /// What a compaction merged.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Compacted {
@@ -40,37 +43,63 @@ pub struct Compacted {
     pub outputs: u64,
 }
 
-/// The groups of files that are worth merging.
-pub(crate) fn plan(manifest: &Manifest, now: Timestamp) -> Vec<Vec<Arc<SealedFile>>> {
+/// Files that become one.
+pub(crate) struct Merge {
+    pub kind: FileKind,
+    pub class_uid: i64,
+    /// The day, or the first day of the month.
+    pub day: Day,
+    /// Version of the manifest that it was planned under. It is in the name of the output: sightings of several days share
+    /// their ids, so those alone could name an input.
+    pub version: u64,
+    pub inputs: Vec<Arc<SealedFile>>,
+}
+
+/// The merges that are worth making.
+pub(crate) fn plan(manifest: &Manifest, now: Timestamp) -> Vec<Merge> {
     let today = Day::of(now);
     let mut groups: BTreeMap<_, Vec<Arc<SealedFile>>> = BTreeMap::new();
     for file in &manifest.files {
-        groups.entry((file.kind, file.class_uid, file.day)).or_default().push(Arc::clone(file));
+        groups.entry(target(file, today)).or_default().push(Arc::clone(file));
     }
-    let worth = groups.into_iter().filter_map(|((_, _, day), mut files)| {
-        if day < today {
-            return (files.len() > 1).then_some(files);
+    let worth = groups.into_iter().filter_map(|((kind, class_uid, day), mut inputs)| {
+        if day == today && kind != FileKind::MonthlySightings {
+            inputs.retain(|file| file.rows < SMALL_ROWS_MAX);
+            if inputs.len() < SMALL_FILES_MIN {
+                return None;
+            }
         }
-        files.retain(|file| file.rows < SMALL_ROWS_MAX);
-        (files.len() >= SMALL_FILES_MIN).then_some(files)
+        inputs.sort_by_key(|file| file.first_id);
+        inputs.truncate(INPUTS_MAX);
+        (inputs.len() > 1).then_some(Merge { kind, class_uid, day, version: manifest.version, inputs })
     });
     worth.collect()
 }
 
-/// Merges files of one kind, class and day into one. Nothing exists of it before the manifest says so.
-pub(crate) fn merge(lake: &Lake, files: &[Arc<SealedFile>], is_stopping: &dyn Fn() -> bool) -> Result<Option<SealedFile>> {
-    let Some(any) = files.first() else { return Ok(None) };
-    let first_id = files.iter().map(|file| file.first_id).min().unwrap_or_default();
-    let last_id = files.iter().map(|file| file.last_id).max().unwrap_or_default();
+/// What a file is merged with: its class and day, or for sightings of a month that is over, the month.
+fn target(file: &SealedFile, today: Day) -> (FileKind, i64, Day) {
+    match file.kind.holds_sightings() && file.day.month() < today.month() {
+        true => (FileKind::MonthlySightings, 0, file.day.month()),
+        false => (file.kind, file.class_uid, file.day),
+    }
+}
+
+/// Writes the merged file. Nothing exists of it before the manifest says so.
+pub(crate) fn merge(lake: &Lake, merge: &Merge, is_stopping: &dyn Fn() -> bool) -> Result<Option<SealedFile>> {
+    let inputs = &merge.inputs;
+    let first_id = inputs.iter().map(|file| file.first_id).min().unwrap_or_default();
+    let last_id = inputs.iter().map(|file| file.last_id).max().unwrap_or_default();
     let ids = (first_id, last_id);
-    let mut writer = match any.kind {
-        FileKind::Events => FileWriter::events(&lake.root, any.class_uid, any.day, ids)?,
-        FileKind::Sightings => FileWriter::sightings(&lake.root, any.day, ids)?,
+    let name = format!("{first_id}-{last_id}-{}", merge.version);
+    let mut writer = match merge.kind {
+        FileKind::Events => FileWriter::events(&lake.root, merge.class_uid, merge.day, ids, &name)?,
+        FileKind::Sightings => FileWriter::sightings(&lake.root, merge.day, ids, &name)?,
+        FileKind::MonthlySightings => FileWriter::monthly_sightings(&lake.root, merge.day, ids, &name)?,
     };
-    files.iter().for_each(|file| writer.span(file.min_time, file.max_time));
-    match any.kind {
-        FileKind::Events => merge_events(lake, files, writer, is_stopping),
-        FileKind::Sightings => merge_sightings(lake, files, writer, is_stopping),
+    inputs.iter().for_each(|file| writer.span(file.min_time, file.max_time));
+    match merge.kind {
+        FileKind::Events => merge_events(lake, inputs, writer, is_stopping),
+        FileKind::Sightings | FileKind::MonthlySightings => merge_sightings(lake, inputs, writer, is_stopping),
     }
 }
 
@@ -271,6 +300,6 @@ mod tests {
         let files = past.into_iter().chain(lone).chain(today).collect::<Vec<_>>();
         let manifest = Manifest { files, ..Manifest::default() };
         let planned = plan(&manifest, Timestamp::from_seconds(3 * 86_400));
-        assert_eq!(planned.iter().map(Vec::len).collect::<Vec<_>>(), [2, SMALL_FILES_MIN]);
+        assert_eq!(planned.iter().map(|merge| merge.inputs.len()).collect::<Vec<_>>(), [2, SMALL_FILES_MIN]);
     }
 }

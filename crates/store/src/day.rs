@@ -16,6 +16,18 @@ impl Day {
         Day(time.0.div_euclid(MICROS_PER_DAY))
     }
 
+    /// The first day of its month.
+    pub fn month(self) -> Day {
+        let (year, month, _) = self.civil();
+        Day::from_civil(year, month, 1)
+    }
+
+    /// Its month in writing: `2026-09`.
+    pub fn month_text(self) -> String {
+        let (year, month, _) = self.civil();
+        format!("{year:04}-{month:02}")
+    }
+
     /// Year, month and day of the month: the days-to-civil algorithm over eras of 400 years.
     fn civil(self) -> (i64, i64, i64) {
         let shifted = self.0 + 719_468;

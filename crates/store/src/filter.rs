@@ -22,7 +22,7 @@ pub(crate) struct Filter {
 pub(crate) fn path_beside(sightings: &Path) -> Option<PathBuf> {
     let (name, day) = (sightings.file_stem()?, sightings.parent()?);
     let table = day.parent()?;
-    (table.file_name()? == "sightings")
+    (table.file_name()? == "sightings" || table.file_name()? == "sightings_m")
         .then(|| table.with_file_name("idx").join(day.file_name().unwrap_or_default()).join(name).with_extension("bf16"))
 }
 

@@ -136,16 +136,22 @@ pub(crate) struct FileWriter {
 }
 
 impl FileWriter {
-    pub fn events(root: &Path, class_uid: i64, day: Day, ids: (i64, i64)) -> Result<FileWriter> {
-        let path = format!("events/class={class_uid}/dt={day}/{}-{}.parquet", ids.0, ids.1);
+    pub fn events(root: &Path, class_uid: i64, day: Day, ids: (i64, i64), name: &str) -> Result<FileWriter> {
+        let path = format!("events/class={class_uid}/dt={day}/{name}.parquet");
         let kind = FileKind::Events;
         FileWriter::create(root, path, kind, class_uid, day, ids, schema::arrow_schema(), event_properties())
     }
 
-    pub fn sightings(root: &Path, day: Day, ids: (i64, i64)) -> Result<FileWriter> {
-        let path = format!("sightings/dt={day}/{}-{}.parquet", ids.0, ids.1);
+    pub fn sightings(root: &Path, day: Day, ids: (i64, i64), name: &str) -> Result<FileWriter> {
+        let path = format!("sightings/dt={day}/{name}.parquet");
         let kind = FileKind::Sightings;
         FileWriter::create(root, path, kind, 0, day, ids, sighting::arrow_schema(), sighting_properties())
+    }
+
+    pub fn monthly_sightings(root: &Path, month: Day, ids: (i64, i64), name: &str) -> Result<FileWriter> {
+        let path = format!("sightings_m/month={}/{name}.parquet", month.month_text());
+        let kind = FileKind::MonthlySightings;
+        FileWriter::create(root, path, kind, 0, month, ids, sighting::arrow_schema(), sighting_properties())
     }
 
     #[expect(clippy::too_many_arguments, reason = "a private constructor of two public ones that name them all")]

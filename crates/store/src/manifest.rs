@@ -25,7 +25,16 @@ const RACES_MAX: u32 = 1_000;
 #[serde(rename_all = "snake_case")]
 pub(crate) enum FileKind {
     Events,
+    /// Sightings of a day.
     Sightings,
+    /// Sightings of a month, named after its first day.
+    MonthlySightings,
+}
+
+impl FileKind {
+    pub fn holds_sightings(self) -> bool {
+        matches!(self, FileKind::Sightings | FileKind::MonthlySightings)
+    }
 }
 
 /// One sealed file.
@@ -156,7 +165,7 @@ pub(crate) fn recover(root: &Path) -> Result<Manifest> {
         .map(|file| root.join(&file.path))
         .chain(manifest.doomed.iter().map(|(path, _)| root.join(path)))
         .collect();
-    for top in ["events", "sightings", "idx"] {
+    for top in ["events", "sightings", "sightings_m", "idx"] {
         let top = root.join(top);
         disk::create_directory(&top)?;
         remove_orphans(&top, &known)?;

@@ -18,16 +18,24 @@ pub struct Retained {
 /// Paths that are to go under a retention at a moment.
 pub(crate) fn expired(manifest: &Manifest, retention: &Retention, now: Timestamp) -> Vec<String> {
     let today = Day::of(now);
-    let is_old = |file: &SealedFile| today.0 - file.day.0 > i64::from(days(retention, file));
+    let is_old = |file: &SealedFile| today.0 - last_day(file).0 > i64::from(days(retention, file));
     let old = manifest.files.iter().filter(|file| is_old(file)).map(|file| file.path.clone()).collect::<Vec<_>>();
     let kept = manifest.files.iter().filter(|file| !is_old(file)).map(AsRef::as_ref).collect::<Vec<_>>();
     let over = over_bytes(&kept, retention.bytes_max);
     old.into_iter().chain(over).collect()
 }
 
+/// The day by which a file is judged. One of a month stays until its last day is old enough.
+fn last_day(file: &SealedFile) -> Day {
+    match file.kind {
+        FileKind::MonthlySightings => Day::of(Timestamp(file.max_time)),
+        _ => file.day,
+    }
+}
+
 fn days(retention: &Retention, file: &SealedFile) -> u32 {
     match (file.kind, Class::from_uid(file.class_uid)) {
-        (FileKind::Sightings, _) => retention.sighting_days,
+        (kind, _) if kind.holds_sightings() => retention.sighting_days,
         (_, Some(Class::DetectionFinding)) => retention.finding_days,
         (_, Some(Class::EmailActivity)) => retention.email_days,
         _ => retention.traffic_days,

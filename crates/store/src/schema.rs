@@ -119,7 +119,7 @@ pub fn schema_json() -> String {
     let document = json!({
         "schema": format!("events.v{SCHEMA_VERSION}"),
         "ocsf_version": OCSF_VERSION,
-        "path": "events/class=<class_uid>/dt=<day>/<first>-<last>.parquet",
+        "path": "events/class=<class_uid>/dt=<day>/*.parquet",
         "columns": columns,
     });
     // A document of strings and arrays always has a text form.

@@ -84,7 +84,7 @@ fn write_group(lake: &Lake, whole: &RecordBatch, class_uid: i64, day: Day, mut r
     let times: &TimestampMicrosecondArray = typed(&sorted, schema::TIME)?;
     let (first_id, last_id) = bounds(ids.values());
     let (min_time, max_time) = bounds(times.values());
-    let mut writer = FileWriter::events(&lake.root, class_uid, day, (first_id, last_id))?;
+    let mut writer = FileWriter::events(&lake.root, class_uid, day, (first_id, last_id), &format!("{first_id}-{last_id}"))?;
     writer.span(min_time, max_time);
     writer.write(&sorted)?;
     writer.finish()
@@ -115,7 +115,7 @@ fn sort_by_host_and_time(whole: &RecordBatch, rows: &mut [u32]) -> Result<()> {
 }
 
 fn write_sightings(lake: &Lake, table: &SightingTable, day: Day, ids: (i64, i64)) -> Result<SealedFile> {
-    let mut writer = FileWriter::sightings(&lake.root, day, ids)?;
+    let mut writer = FileWriter::sightings(&lake.root, day, ids, &format!("{}-{}", ids.0, ids.1))?;
     let mut builder = SightingBuilder::default();
     for row in table.sorted(day) {
         builder.push(&row);

@@ -381,15 +381,21 @@ impl Shared {
     fn compact(&self, now: Timestamp) -> Result<Compacted> {
         let _merging = self.merging.lock().unwrap_or_else(PoisonError::into_inner);
         let mut compacted = Compacted::default();
-        for inputs in compact::plan(&self.view().manifest, now) {
-            let is_stopping = || self.is_stopping.load(Ordering::Acquire);
-            let Some(output) = compact::merge(&self.lake, &inputs, &is_stopping)? else { break };
-            if self.replace(&inputs, output, now)? {
-                compacted.inputs += inputs.len() as u64;
-                compacted.outputs += 1;
+        loop {
+            let before = compacted.outputs;
+            for merge in compact::plan(&self.view().manifest, now) {
+                let is_stopping = || self.is_stopping.load(Ordering::Acquire);
+                let Some(output) = compact::merge(&self.lake, &merge, &is_stopping)? else { return Ok(compacted) };
+                if self.replace(&merge.inputs, output, now)? {
+                    compacted.inputs += merge.inputs.len() as u64;
+                    compacted.outputs += 1;
+                }
+            }
+            // Each merge leaves fewer files, so this ends.
+            if compacted.outputs == before {
+                return Ok(compacted);
             }
         }
-        Ok(compacted)
     }
 
     /// Puts a merged file in the place of its inputs. False where retention removed one of them meanwhile.

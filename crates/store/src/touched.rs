@@ -13,7 +13,7 @@ use parquet::arrow::arrow_reader::{
 };
 
 use crate::lake::{self, Lake};
-use crate::manifest::{FileKind, SealedFile};
+use crate::manifest::SealedFile;
 use crate::sighting::{self, Sighting, SightingRow, SightingRows, kind_of};
 use crate::tail::View;
 use crate::{Error, Result, filter};
@@ -126,7 +126,7 @@ pub(crate) fn touched(lake: &Lake, view: &View, indicators: &[Indicator]) -> Res
             contents.sightings.find(candidate.kind, &candidate.value).for_each(|row| merged.add(&row));
         }
     }
-    for file in view.manifest.files.iter().filter(|file| file.kind == FileKind::Sightings) {
+    for file in view.manifest.files.iter().filter(|file| file.kind.holds_sightings()) {
         let possible = possible(lake, file, &candidates);
         if !possible.is_empty() {
             read_file(lake, file, &possible, &mut merged)?;

@@ -124,6 +124,53 @@ fn merging_leaves_one_file_a_class_and_day_and_deletes_its_inputs_after_the_grac
 }
 
 #[test]
+fn sightings_of_a_month_that_is_over_become_one_file() {
+    let directory = tempfile::tempdir().unwrap();
+    let store = open(directory.path());
+    for day in 0..20 {
+        store.record(dns(day * 86_400, "mia@example.com", "a.example"));
+        store.record(dns(day * 86_400 + 1, "noah@example.com", "b.example"));
+        if day % 4 == 3 {
+            store.seal().unwrap();
+        }
+    }
+    store.compact(Timestamp::from_seconds(40 * 86_400)).unwrap();
+    assert_eq!(files(directory.path(), "sightings_m").len(), 1);
+    let check = |store: &store::Store| {
+        let sightings = store.touched(&[Indicator::guess("a.example"), Indicator::guess("mia@example.com")]).unwrap();
+        assert_eq!(sightings.iter().map(|sighting| sighting.count).collect::<Vec<_>>(), [20, 20]);
+        assert_eq!((sightings[0].first, sightings[0].last), (Timestamp(0), Timestamp::from_seconds(19 * 86_400)));
+    };
+    check(&store);
+    store.compact(Timestamp::from_seconds(41 * 86_400)).unwrap();
+    assert!(files(directory.path(), "sightings").is_empty());
+    check(&store);
+    store.retain(Timestamp::from_seconds(86_400 * (19 + 730))).unwrap();
+    check(&store);
+    store.close().unwrap();
+    let store = open(directory.path());
+    check(&store);
+    store.retain(Timestamp::from_seconds(86_400 * (20 + 730))).unwrap();
+    assert!(store.touched(&[Indicator::guess("a.example")]).unwrap().is_empty());
+}
+
+#[test]
+fn more_files_than_are_opened_at_once_are_merged_in_passes_that_lose_nothing() {
+    let directory = tempfile::tempdir().unwrap();
+    let store = open(directory.path());
+    // Ten segments, each with events of the same 30 days: 300 files of sightings whose ids overlap between days.
+    for round in 0..10 {
+        (0..30).for_each(|day| store.record(dns(day * 86_400 + round, "mia@example.com", "a.example")));
+        store.seal().unwrap();
+    }
+    let count = || store.touched(&[Indicator::guess("a.example")]).unwrap().iter().map(|sighting| sighting.count).sum::<u64>();
+    store.compact(Timestamp::from_seconds(40 * 86_400)).unwrap();
+    assert_eq!((count(), store.stats().files), (300, 31));
+    store.compact(Timestamp::from_seconds(41 * 86_400)).unwrap();
+    assert_eq!((count(), files(directory.path(), "sightings_m").len(), files(directory.path(), "sightings").len()), (300, 1, 0));
+}
+
+#[test]
 fn retention_removes_whole_days_and_keeps_sightings_longer() {
     let directory = tempfile::tempdir().unwrap();
     let store = open(directory.path());
