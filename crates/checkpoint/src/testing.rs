@@ -52,7 +52,7 @@ impl Harness {
         let document = Document::from_toml(policy_toml).unwrap_or_else(|e| panic!("policy of the test: {e}"));
         let (policy, _) = policy::Policy::compile(&document).unwrap_or_else(|e| panic!("policy of the test: {e:?}"));
         let memory = Arc::new(Memory::default());
-        let scanner = Arc::new(InProcess(scan::Engines::builtin()));
+        let scanner = Arc::new(InProcess(scan::Engines::built_in()));
         let checkpoint = Checkpoint::new(policy, intel::Snapshot::empty(), settings, memory.clone(), Some(scanner), 1);
         Harness { checkpoint, memory }
     }

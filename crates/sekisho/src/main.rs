@@ -1,1 +1,99 @@
-fn main() {}
+//! The binary: configuration, supervision, reload, drain, and the commands. What a command does stands in `commands`.
+#![deny(unsafe_code)]
+
+mod admin;
+mod authority;
+mod commands;
+mod config;
+mod control;
+mod demo;
+mod knowledge;
+mod operations;
+mod policy_store;
+mod up;
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+
+/// Where the data is when no folder is named.
+const DATA_DEFAULT: &str = "sekisho-data";
+
+/// A self-hosted security edge: DNS and web traffic through one checkpoint, one policy, one searchable record.
+#[derive(Parser)]
+#[command(name = "sekisho", version, about, subcommand_required = false)]
+struct Arguments {
+    /// Folder of the installation: CA, policy revisions, events.
+    #[arg(long, global = true, default_value = DATA_DEFAULT)]
+    data: PathBuf,
+    #[command(subcommand)]
+    command: Option<Command>,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Run everything on this machine (the default).
+    Up(up::UpArguments),
+    /// Read the configuration and the policy documents, and say what is wrong with them.
+    Check(commands::policy::CheckArguments),
+    /// Make these policy documents the policy.
+    Apply(commands::policy::ApplyArguments),
+    /// Revisions of the policy.
+    Policy(commands::policy::PolicyArguments),
+    /// Bring a policy over from elsewhere.
+    Import(commands::policy::ImportArguments),
+    /// Find events by an expression in the policy's language.
+    Search(commands::search::SearchArguments),
+    /// Who ever met this domain, URL, address or file?
+    Touched(commands::search::TouchedArguments),
+    /// Why would this be decided so? Every rule that was read, and what it waited for.
+    Explain(commands::explain::ExplainArguments),
+    /// What would a policy have decided differently about recorded traffic?
+    Replay(commands::explain::ReplayArguments),
+    /// Look at files off line.
+    Scan(commands::scan::ScanArguments),
+    /// The certificate authority of this installation.
+    Ca(authority::CaArguments),
+    /// Make a proxy token for a user.
+    Token(commands::policy::TokenArguments),
+    /// The reference of every field, as Markdown.
+    Fields,
+    /// Tell the whole story against origins that it starts itself, with evidence.
+    Demo(demo::DemoArguments),
+    /// A sandboxed scan worker; `up` starts these.
+    #[command(hide = true)]
+    ScanWorker,
+}
+
+fn main() -> ExitCode {
+    let arguments = Arguments::parse();
+    match run(arguments) {
+        Ok(code) => code,
+        Err(error) => {
+            eprintln!("sekisho: {error:#}");
+            ExitCode::from(2)
+        }
+    }
+}
+
+fn run(arguments: Arguments) -> anyhow::Result<ExitCode> {
+    let data = arguments.data;
+    match arguments.command.unwrap_or_else(|| Command::Up(up::UpArguments::default())) {
+        Command::ScanWorker => commands::scan::worker(),
+        Command::Up(arguments) => up::run(&data, &arguments),
+        Command::Check(arguments) => commands::policy::check(&arguments),
+        Command::Apply(arguments) => commands::policy::apply(&data, &arguments),
+        Command::Policy(arguments) => commands::policy::policy(&data, &arguments),
+        Command::Import(arguments) => commands::policy::import(&arguments),
+        Command::Search(arguments) => commands::search::search(&data, &arguments),
+        Command::Touched(arguments) => commands::search::touched(&data, &arguments),
+        Command::Explain(arguments) => commands::explain::explain(&data, &arguments),
+        Command::Replay(arguments) => commands::explain::replay(&data, &arguments),
+        Command::Scan(arguments) => commands::scan::scan(&arguments),
+        Command::Ca(arguments) => authority::run(&data, &arguments),
+        Command::Token(arguments) => commands::policy::token(&arguments),
+        Command::Fields => commands::fields(),
+        Command::Demo(arguments) => demo::run(&arguments),
+    }
+}

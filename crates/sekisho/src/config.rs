@@ -1,0 +1,124 @@
+//! The configuration file: the sections of each crate side by side. Unknown keys are refused, with the nearest known one
+//! suggested; a file that is absent means the embedded defaults.
+
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, Result, anyhow};
+use serde::{Deserialize, Serialize};
+
+/// Everything that can be configured. Policy is not here: it is applied, versioned and rolled back on its own.
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Config {
+    pub dns: gate_dns::DnsGateSpec,
+    pub web: gate_web::WebGateSpec,
+    pub store: store::StoreConfig,
+    pub checkpoint: checkpoint::Settings,
+    pub scan: ScanSpec,
+    pub admin: AdminSpec,
+    pub trust: TrustSpec,
+    pub upstream: UpstreamSpec,
+    /// Block lists and indicator lists.
+    pub lists: Vec<crate::knowledge::ListSpec>,
+}
+
+/// The scan workers.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct ScanSpec {
+    /// Worker processes; 0 is one per core.
+    pub workers: usize,
+    /// Folders and files with signatures (`.hdb`, `.hsb`, `.sha256`, `.ndb`, `.yar`); none uses what is built in.
+    pub definitions: scan::Definitions,
+    pub limits: scan::Limits,
+    /// A clamd that is asked too, where one runs.
+    pub clamd: Option<scan::clamd::Address>,
+}
+
+/// Health and metrics over HTTP. Management goes over the control socket in the data folder.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct AdminSpec {
+    pub listen: std::net::SocketAddr,
+}
+
+/// Whom the web gate trusts upstream.
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct TrustSpec {
+    /// PEM files of certificate authorities that are trusted beside the public ones.
+    pub extra_roots: Vec<PathBuf>,
+}
+
+/// Where the web gate may connect to.
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct UpstreamSpec {
+    /// Networks that are reached although they are this machine's own or link-local, which a proxy otherwise refuses: a
+    /// client could ask it for services that trust the local machine.
+    pub danger_exempt: Vec<ipnet::IpNet>,
+}
+
+impl Default for ScanSpec {
+    fn default() -> ScanSpec {
+        ScanSpec { workers: 0, definitions: scan::Definitions::default(), limits: scan::Limits::default(), clamd: None }
+    }
+}
+
+impl Default for AdminSpec {
+    fn default() -> AdminSpec {
+        AdminSpec { listen: std::net::SocketAddr::from(([127, 0, 0, 1], 9180)) }
+    }
+}
+
+impl Config {
+    /// The file's settings over the defaults.
+    pub fn read(path: &Path) -> Result<Config> {
+        let text = std::fs::read_to_string(path).with_context(|| format!("cannot read {}", path.display()))?;
+        Config::parse(&text).with_context(|| format!("in {}", path.display()))
+    }
+
+    pub fn parse(text: &str) -> Result<Config> {
+        toml::from_str(text).map_err(|e| {
+            let message = e.to_string();
+            let hint = suggestion(&message).map(|near| format!("\ndid you mean `{near}`?")).unwrap_or_default();
+            anyhow!("{}{hint}", message.trim_end())
+        })
+    }
+
+    /// Every listener on a free port of the loopback address, for scripts and tests.
+    pub fn with_ephemeral_ports(mut self) -> Config {
+        let free = std::net::SocketAddr::from(([127, 0, 0, 1], 0));
+        let dns = [&mut self.dns.udp, &mut self.dns.tcp, &mut self.dns.dot, &mut self.dns.doh];
+        dns.into_iter().flatten().for_each(|address| *address = free);
+        let web = [&mut self.web.proxy, &mut self.web.socks5, &mut self.web.transparent];
+        web.into_iter().flatten().for_each(|address| *address = free);
+        self.admin.listen = free;
+        self
+    }
+}
+
+/// The known key nearest to the unknown one that a parse error names.
+fn suggestion(message: &str) -> Option<String> {
+    let rest = message.split("unknown field `").nth(1)?;
+    let (unknown, rest) = rest.split_once('`')?;
+    let known = rest.split('`').skip(1).step_by(2);
+    known.min_by_key(|key| strsim::damerau_levenshtein(unknown, key)).map(str::to_owned)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_unknown_key_is_refused_with_its_neighbour() {
+        let error = Config::parse("[admin]\nlisen = \"127.0.0.1:1\"\n").map(|_| ()).unwrap_err().to_string();
+        assert!(error.contains("lisen") && error.contains("did you mean `listen`"), "{error}");
+    }
+
+    #[test]
+    fn the_defaults_listen_on_loopback_only() {
+        let config = Config::parse("").unwrap_or_default();
+        assert!(config.admin.listen.ip().is_loopback());
+    }
+}

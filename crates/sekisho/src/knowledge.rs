@@ -1,0 +1,129 @@
+//! What the program knows of names, addresses and files: the catalogue that ships and the operator's lists. A list that
+//! cannot be read fails the whole load, so that the earlier knowledge stays in place and the log says why.
+
+use std::io::Read;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use anyhow::{Context, Result, anyhow};
+use intel::list::{Format, LIMITS};
+use intel::{Catalogue, CategoryKind, Entries, Kind, NamedList, Snapshot};
+use serde::{Deserialize, Serialize};
+
+/// The largest list file. Five million names of thirty bytes stay below it.
+const LIST_BYTES_MAX: u64 = 256 << 20;
+
+/// One list, `[[lists]]` in the configuration. The file is read at the start and at every reload.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ListSpec {
+    pub name: String,
+    pub path: PathBuf,
+    /// `hosts`, `adblock`, `plain`, `rpz`, or `auto`.
+    #[serde(default = "auto")]
+    pub format: String,
+    /// Name or number of the category that its entries are put in, such as `Malware` or `66`.
+    pub category: String,
+    /// Number under which `dns.indicator_feed` shows it.
+    #[serde(default)]
+    pub feed_id: Option<i64>,
+}
+
+fn auto() -> String {
+    "auto".to_owned()
+}
+
+/// Reads every list and compiles the snapshot.
+pub fn load(lists: &[ListSpec]) -> Result<Snapshot> {
+    let mut builder = Snapshot::builder();
+    builder.catalogue(Catalogue::embedded()?);
+    for list in lists {
+        let parts = read_list(list).with_context(|| format!("list `{}`", list.name))?;
+        for part in parts {
+            builder.add_list(part);
+        }
+    }
+    Ok(builder.build())
+}
+
+fn read_list(list: &ListSpec) -> Result<Vec<NamedList>> {
+    let category = category(&list.category)?;
+    let text = read_bounded(&list.path)?;
+    let parsed = intel::list::parse(format(&list.format)?, &text, LIMITS);
+    if parsed.skipped_count > 0 {
+        tracing::warn!(list = list.name, skipped = parsed.skipped_count, "lines of a list were not understood");
+    }
+    let named = |kind, entries, exceptions| NamedList {
+        name: Arc::from(list.name.as_str()),
+        feed_id: list.feed_id,
+        category: Some(category),
+        kind,
+        entries,
+        exceptions,
+    };
+    let parts = vec![
+        named(Kind::Domains, parsed.entries, parsed.exceptions),
+        named(Kind::Addresses, parsed.addresses, parsed.address_exceptions),
+        named(Kind::Urls, parsed.urls, Entries::new()),
+        named(Kind::Hashes, parsed.hashes, Entries::new()),
+    ];
+    Ok(parts.into_iter().filter(|part| !part.entries.is_empty() || !part.exceptions.is_empty()).collect())
+}
+
+fn read_bounded(path: &Path) -> Result<Vec<u8>> {
+    let file = std::fs::File::open(path).with_context(|| format!("cannot read {}", path.display()))?;
+    let mut text = Vec::new();
+    file.take(LIST_BYTES_MAX + 1).read_to_end(&mut text)?;
+    anyhow::ensure!(text.len() as u64 <= LIST_BYTES_MAX, "{} is larger than {LIST_BYTES_MAX} bytes", path.display());
+    Ok(text)
+}
+
+fn format(name: &str) -> Result<Format> {
+    match name {
+        "auto" => Ok(Format::Auto),
+        "hosts" => Ok(Format::Hosts),
+        "adblock" => Ok(Format::Adblock),
+        "plain" => Ok(Format::Plain),
+        "rpz" => Ok(Format::Rpz),
+        _ => Err(anyhow!("format `{name}` is none of auto, hosts, adblock, plain, rpz")),
+    }
+}
+
+fn category(name: &str) -> Result<CategoryKind> {
+    if let Ok(id) = name.parse::<i64>() {
+        return Ok(CategoryKind::of(id));
+    }
+    let found = intel::category_named(name);
+    Ok(found.with_context(|| format!("there is no category `{name}`"))?.kind())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn list(folder: &Path, text: &str, category: &str) -> Result<ListSpec> {
+        let path = folder.join("list.txt");
+        std::fs::write(&path, text)?;
+        Ok(ListSpec { name: "test".into(), path, format: auto(), category: category.into(), feed_id: Some(7) })
+    }
+
+    #[test]
+    fn a_hosts_file_becomes_a_security_category() -> Result<()> {
+        let folder = tempfile::tempdir()?;
+        let snapshot = load(&[list(folder.path(), "0.0.0.0 bad.example\n", "Malware")?])?;
+        let known = snapshot.name("bad.example");
+        assert_eq!((known.security.as_ref(), known.feeds.as_ref()), ([117].as_slice(), [7].as_slice()));
+        assert!(snapshot.name("good.example").is_empty());
+        Ok(())
+    }
+
+    #[test]
+    fn what_cannot_be_read_is_an_error_that_names_the_list() -> Result<()> {
+        let folder = tempfile::tempdir()?;
+        let mut missing = list(folder.path(), "", "Malware")?;
+        missing.path = folder.path().join("absent");
+        assert!(format!("{:#}", load(&[missing]).map(|_| ()).unwrap_err()).contains("list `test`"));
+        assert!(load(&[list(folder.path(), "", "No such category")?]).is_err());
+        Ok(())
+    }
+}
