@@ -139,6 +139,10 @@ impl<'d> Compiler<'d> {
         let latest = self.check_fields(rule, &expression);
         self.check_bodies(rule, &expression);
         self.warn_of_lists(rule, &expression);
+        if !matrix::SERVED.contains(&rule.gate) {
+            let message = format!("never takes effect: there is no gate `{}` to ask it", rule.gate.as_str());
+            self.warn(WarningKind::NeverTakesEffect, place(rule, "gate"), message);
+        }
         let settings = self.document.settings.as_ref();
         let zone = settings.and_then(|settings| settings.time_zone.as_deref());
         let validity = Validity::parse(rule.schedule.as_ref(), rule.expires.as_deref(), zone);

@@ -27,6 +27,6 @@ pub use document::Document;
 pub use error::{Error, Place, Position, Problem, Warning, WarningKind};
 pub use explain::{Explanation, QuestionExplanation, RuleExplanation};
 pub use filter::Filter;
-pub use matrix::{MATRIX, Pair, permits_station};
+pub use matrix::{MATRIX, Pair, SERVED, permits_station};
 pub use permit::{Permit, Refusal};
 pub use snapshot::{Decision, Policy, RuleId};

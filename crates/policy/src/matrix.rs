@@ -55,6 +55,10 @@ pub const MATRIX: &[Pair] = &[
     pair(Gate::Api, Action::Block, &[Connect, Request, Response], ""),
 ];
 
+/// Gates that exist and ask the policy. Rules of the others compile, so that a policy can be written before its gate is
+/// there, and are warned of.
+pub const SERVED: &[Gate] = &[Gate::Dns, Gate::Web];
+
 /// The row of an action at a gate.
 pub(crate) fn row(gate: Gate, action: Action) -> Option<&'static Pair> {
     MATRIX.iter().find(|pair| pair.gate == gate && pair.action == action)

@@ -151,6 +151,8 @@ fn a_network_block_reaches_web_traffic_too() {
         rule("except", "l4", "allow", "net.dst.ip == 192.0.2.1", 2),
         rule("network", "l4", "block", "net.dst.ip in {192.0.2.0/24}", 3)
     ]));
+    let told = imported.report.to_string();
+    assert!(told.contains("rule \"network\": does not reach other than web traffic"), "{told}");
     let policy = compiled(&imported);
     let facts = |ip: &str| {
         let mut facts = Facts::new(Gate::Web);

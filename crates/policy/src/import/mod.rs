@@ -15,7 +15,7 @@ use serde_json::Value;
 use crate::document::{Document, List, Rule, Schedule};
 use crate::list::{Kind, Table};
 use crate::parser::{Tables, parse};
-use crate::{Error, Policy, Problem};
+use crate::{Error, Policy, Problem, SERVED};
 use source::{Source, SourceList, SourceRule, object};
 
 /// A document made of an export, and what happened on the way.
@@ -202,6 +202,11 @@ impl Import {
                 self.push(rule);
             } else if (phase, rule.action) == (Phase::Network, Action::Block) {
                 let twin = self.web_twin(&rule, above);
+                if is_active && !SERVED.contains(&Gate::L4) {
+                    let reach = if twin.is_some() { "other than web traffic" } else { "any traffic" };
+                    let message = format!("does not reach {reach}: there is no network gate to ask it");
+                    self.report.left_behind.push(remark(&format!("rule \"{}\"", rule.name), message));
+                }
                 self.push(rule);
                 twin.into_iter().for_each(|twin| self.push(twin));
             } else if is_active && ends_evaluation(rule.action) {
