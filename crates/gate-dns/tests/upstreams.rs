@@ -128,6 +128,8 @@ async fn another_gate_looks_hosts_up() {
     };
     assert_eq!(found("WWW.example.com").await.unwrap(), ["192.0.2.1", "2001:db8::1"]);
     assert_eq!(found("192.0.2.77").await.unwrap(), ["192.0.2.77"]);
+    assert_eq!(found("localhost").await.unwrap(), ["127.0.0.1", "::1"]);
+    assert_eq!(found("hidden.onion").await.unwrap(), Vec::<String>::new());
     assert_eq!(found("missing.example.com").await.unwrap(), Vec::<String>::new());
     assert_eq!(found("private.example.com").await.unwrap(), Vec::<String>::new());
     assert!(matches!(found("not a name..").await, Err(gate_dns::Error::NotAHost { .. })));

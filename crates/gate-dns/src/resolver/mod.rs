@@ -94,12 +94,15 @@ impl DnsResolver {
     }
 
     /// The addresses of a host, for a gate that is about to connect: its own permit, for that connection, is what lets
-    /// anything pass. An address is returned as it is.
+    /// anything pass. An address is returned as it is; a host without addresses gives none.
     pub async fn lookup(&self, host: &str) -> Result<Vec<IpAddr>, Error> {
         if let Ok(address) = host.parse() {
             return Ok(vec![address]);
         }
         let name = wire_name(host).ok_or_else(|| Error::NotAHost { host: host.to_owned() })?;
+        if let Some(addresses) = host_text(&name).and_then(|host| rewrite::special_addresses(&host)) {
+            return Ok(addresses);
+        }
         let (v4, v6) = tokio::join!(self.lookup_kind(&name, RecordType::A), self.lookup_kind(&name, RecordType::AAAA));
         let failure = match (&v4, &v6) {
             (Err(failure), Err(_)) => Some(*failure),

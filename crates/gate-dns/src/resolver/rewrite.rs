@@ -19,6 +19,7 @@ use crate::spec::DnsGateSpec;
 
 /// Names that mean this machine to whoever asks (RFC 6761 section 6.3).
 const LOOPBACK_DOMAIN: &str = "localhost";
+const LOOPBACK: [IpAddr; 2] = [IpAddr::V4(Ipv4Addr::LOCALHOST), IpAddr::V6(Ipv6Addr::LOCALHOST)];
 
 /// Names that the DNS never holds; asking for them only tells strangers of them (RFC 6761 section 6.4, RFC 7686).
 const ABSENT_DOMAINS: &[&str] = &["invalid", "onion"];
@@ -58,6 +59,14 @@ fn to_host(host: &str) -> Rewrite {
     wire_name(host).map_or(Rewrite::Addresses(Vec::new()), Rewrite::Host)
 }
 
+/// The addresses of a name that is never asked for.
+pub(super) fn special_addresses(host: &str) -> Option<Vec<IpAddr>> {
+    match special(host)? {
+        Rewrite::Loopback => Some(LOOPBACK.to_vec()),
+        _ => Some(Vec::new()),
+    }
+}
+
 fn special(host: &str) -> Option<Rewrite> {
     if is_within(host, LOOPBACK_DOMAIN) {
         return Some(Rewrite::Loopback);
@@ -77,10 +86,7 @@ impl Rewrite {
         let record = |data| Record::from_rdata(question.name.clone(), ttl, data);
         match self {
             Rewrite::Addresses(addresses) => (with_addresses(question, addresses, ttl), None),
-            Rewrite::Loopback => {
-                let loopback = [IpAddr::V4(Ipv4Addr::LOCALHOST), IpAddr::V6(Ipv6Addr::LOCALHOST)];
-                (with_addresses(question, &loopback, ttl), None)
-            }
+            Rewrite::Loopback => (with_addresses(question, &LOOPBACK, ttl), None),
             Rewrite::Absent => (Reply::negative(ResponseCode::NXDomain, &question.name, ttl), None),
             Rewrite::Host(target) | Rewrite::SafeSearch(target) | Rewrite::YoutubeRestricted(target) => {
                 let alias = Reply::answering(vec![record(RData::CNAME(CNAME(target.clone())))]);
