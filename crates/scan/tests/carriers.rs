@@ -210,6 +210,38 @@ fn carriers_that_are_no_containers() {
     assert_eq!(scan(&[program, b"PK\x03\x04 is a constant in unzip".to_vec()].concat()).verdict, Verdict::Clean);
 }
 
+/// Lock files carry ten thousands of digests in base64, and prose says "begin": neither may use up a limit.
+#[test]
+fn digests_and_prose_are_no_carriers() {
+    use base64::Engine;
+    let digest = |index: u64| {
+        let mut state = index.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1;
+        let bytes: Vec<u8> = (0..64)
+            .map(|_| {
+                state ^= state << 13;
+                state ^= state >> 7;
+                state ^= state << 17;
+                state as u8
+            })
+            .collect();
+        base64::engine::general_purpose::STANDARD.encode(bytes)
+    };
+    let lock: String = (1..12_000).map(|index| format!("begin \"sha512-{}\"\n", digest(index))).collect();
+    let report = scan(lock.as_bytes());
+    assert_eq!((report.verdict, report.findings.len()), (Verdict::Clean, 0));
+}
+
+/// Decoys in front of an appended archive do not hide it.
+#[test]
+fn decoys_hide_nothing() {
+    let program = [b"\x7fELF".to_vec(), vec![0; 100]].concat();
+    let decoys = b"PK\x03\x04 decoy ".repeat(500);
+    let archive = zip(&[Member::new("b.com", &eicar())]);
+    assert_eq!(scan(&[program.clone(), decoys, archive].concat()).verdict, Verdict::Malicious);
+    let many = b"Rar!\x1a\x07 decoy ".repeat(500);
+    assert_eq!(scan(&[program, many].concat()).verdict, Verdict::Unscannable(Unscannable::EntryLimit));
+}
+
 #[test]
 fn mail_parts_are_decoded() {
     use base64::Engine;

@@ -3,17 +3,15 @@
 //! the file; only a hit, a limit or an encrypted archive counts.
 
 use crate::format::{Format, contains, detect, find, is_executable, pe_offset};
-use crate::report::FindingKind;
+use crate::report::{FindingKind, Unscannable};
 use crate::walk::{Flow, Node, Step, Walk};
 use base64::Engine;
 use base64::engine::{DecodePaddingMode, GeneralPurpose, GeneralPurposeConfig};
 
 /// Shorter runs of base64 letters are words and identifiers.
 const RUN_BYTES_MIN: usize = 40;
-/// Runs decoded in one file; pages with more inline images than this are rare, and the byte limits still hold.
-const RUNS_MAX: usize = 512;
-/// Places in one file where an archive signature is tried.
-const CARVES_MAX: usize = 8;
+/// Places in one file where an archive signature is tried. Programs that handle archives name a few; more is evasion.
+const CARVES_MAX: usize = 64;
 
 /// Lenient in the ways that browsers are: padding optional, stray bits ignored.
 const BASE64: GeneralPurpose = GeneralPurpose::new(
@@ -67,7 +65,6 @@ fn is_base64(byte: u8) -> bool {
 
 fn base64_runs(walk: &mut Walk<'_>, node: &Node, bytes: &[u8]) {
     let mut rest = bytes;
-    let mut runs = 0;
     while let Some(start) = rest.iter().position(|byte| is_base64(*byte)) {
         let run = rest.get(start..).unwrap_or_default();
         let end = run.iter().position(|byte| !is_base64(*byte) && !matches!(byte, b'\r' | b'\n')).unwrap_or(run.len());
@@ -75,8 +72,7 @@ fn base64_runs(walk: &mut Walk<'_>, node: &Node, bytes: &[u8]) {
         if end < RUN_BYTES_MIN {
             continue;
         }
-        runs += 1;
-        if runs > RUNS_MAX || decode(walk, node, bytes, run.get(..end).unwrap_or_default()).is_break() {
+        if decode(walk, node, bytes, run.get(..end).unwrap_or_default()).is_break() {
             return;
         }
     }
@@ -89,7 +85,8 @@ fn decode(walk: &mut Walk<'_>, node: &Node, page: &[u8], run: &[u8]) -> Flow {
     }
     let Ok(decoded) = BASE64.decode(&letters) else { return walk.flow() };
     let format = detect(&decoded);
-    if !is_payload(format) && decoded.len() > TINY_BYTES_MAX {
+    let is_tiny_text = format.name == "txt" && decoded.len() <= TINY_BYTES_MAX;
+    if !is_payload(format) && !is_tiny_text {
         return walk.flow();
     }
     if is_payload(format) && builds_a_file(page) {
@@ -101,8 +98,7 @@ fn decode(walk: &mut Walk<'_>, node: &Node, page: &[u8], run: &[u8]) -> Flow {
 /// Files in uuencode (POSIX uuencode(1)): `begin MODE NAME`, lines that start with their length, `end`.
 fn uuencoded(walk: &mut Walk<'_>, node: &Node, bytes: &[u8]) {
     let mut rest = bytes;
-    for _ in 0..CARVES_MAX {
-        let Some(start) = find(rest, b"begin ") else { return };
+    while let Some(start) = find(rest, b"begin ") {
         rest = rest.get(start + b"begin ".len()..).unwrap_or_default();
         let mut lines = rest.split(|byte| *byte == b'\n').map(|line| line.strip_suffix(b"\r").unwrap_or(line));
         let head = lines.next().map(String::from_utf8_lossy).unwrap_or_default();
@@ -146,20 +142,22 @@ fn builds_a_file(page: &[u8]) -> bool {
 
 /// Tries archive signatures and program headers behind the start of a file.
 pub(crate) fn carve(walk: &mut Walk<'_>, node: &Node, bytes: &[u8]) {
-    const ARCHIVES: [&[u8]; 5] =
-        [b"PK\x03\x04", b"7z\xbc\xaf\x27\x1c", b"Rar!\x1a\x07", b"MSCF\0\0\0\0", b"\xd0\xcf\x11\xe0\xa1\xb1\x1a\xe1"];
+    const ARCHIVES: [&[u8]; 4] = [b"7z\xbc\xaf\x27\x1c", b"Rar!\x1a\x07", b"MSCF\0\0\0\0", b"\xd0\xcf\x11\xe0\xa1\xb1\x1a\xe1"];
+    // The zip reader walks every local header behind the first, so one try sees them all.
+    if let Some(start) = super::zip::first_entry(bytes, 1)
+        && carve_at(walk, node, bytes, start).is_break()
+    {
+        return;
+    }
     for magic in ARCHIVES {
-        let mut at = 1;
-        for _ in 0..CARVES_MAX {
-            let Some(found) = bytes.get(at..).and_then(|rest| find(rest, magic)) else { break };
-            let start = at + found;
-            at = start + magic.len();
-            let Some(archive) = bytes.get(start..) else { break };
-            if magic == ARCHIVES[0] && super::zip::names(archive).is_empty() {
-                continue;
+        let places = memchr::memmem::find_iter(bytes, magic).filter(|at| *at > 0);
+        for (tries, start) in places.enumerate() {
+            if tries >= CARVES_MAX {
+                walk.note(node, Unscannable::EntryLimit, "embedded archives");
+                break;
             }
             let seen = walk.budget.entries();
-            if walk.tentative(|walk| walk.view(node, &format!("offset-{start}"), archive)).is_break() {
+            if carve_at(walk, node, bytes, start).is_break() {
                 return;
             }
             if walk.budget.entries() > seen + 1 {
@@ -168,6 +166,11 @@ pub(crate) fn carve(walk: &mut Walk<'_>, node: &Node, bytes: &[u8]) {
         }
     }
     carve_programs(walk, node, bytes);
+}
+
+fn carve_at(walk: &mut Walk<'_>, node: &Node, bytes: &[u8], start: usize) -> Flow {
+    let archive = bytes.get(start..).unwrap_or_default();
+    walk.tentative(|walk| walk.view(node, &format!("offset-{start}"), archive))
 }
 
 /// Programs inside programs are how installers work; inside anything else they are found and examined.

@@ -67,6 +67,11 @@ pub(crate) fn names(bytes: &[u8]) -> Vec<String> {
     }
 }
 
+/// Where the first plausible local header behind `from` stands.
+pub(crate) fn first_entry(bytes: &[u8], from: usize) -> Option<usize> {
+    LocalEntries { bytes, at: from.min(bytes.len()), end: bytes.len() }.next().map(|entry| entry.header)
+}
+
 pub(crate) fn open(walk: &mut Walk<'_>, node: &Node, bytes: &[u8]) -> Step {
     let (directory, directory_ranges) = central_entries(bytes);
     if overlap(&directory) {
