@@ -254,6 +254,23 @@ async fn any_is_small_and_https_records_name_no_http3() {
     assert_eq!(rig.upstream.asked(), ["udp HTTPS www.example.com"]);
 }
 
+/// RFC 6840 section 5.8: an upstream on this machine is believed about signatures, and those who ask are told.
+#[tokio::test]
+async fn verified_answers_are_marked_for_those_who_ask() {
+    let rig = Rig::start(POLICY).await;
+    for (host, wants, told) in [
+        ("www.example.com", true, true),
+        ("www.example.com", false, false),
+        ("www.bad.example", true, false),
+        ("old.example", true, false),
+    ] {
+        let mut question = rig::plain_query(host, A);
+        question.metadata.authentic_data = wants;
+        let answer = rig.udp(&question.to_vec().unwrap()).await.unwrap();
+        assert_eq!(answer.metadata.authentic_data, told, "{host} {wants}");
+    }
+}
+
 /// RFC 6761 and RFC 7686: what has no place in the DNS is not asked of strangers.
 #[tokio::test]
 async fn special_names_are_answered_here() {

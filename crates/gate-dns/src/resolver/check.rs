@@ -195,6 +195,29 @@ mod tests {
         assert!(checked.reply.authorities.is_empty() && checked.dangling.is_none());
     }
 
+    /// RFC 4035 section 3.2.1: what proves an answer goes to those who ask for it and to nobody else.
+    #[test]
+    fn proofs_are_kept_for_those_who_ask_for_them() {
+        let unknown = |owner: &str, code| {
+            let rdata = hickory_proto::rr::rdata::NULL::with(vec![0, 1, 2, 3]);
+            Record::from_rdata(name(owner), 60, RData::Unknown { code, rdata })
+        };
+        let mut message = message(vec![
+            address("www.example.", 1),
+            unknown("www.example.", RecordType::RRSIG),
+            unknown("example.", DNAME),
+            unknown("elsewhere.", DNAME),
+        ]);
+        message.add_authority(unknown("a.example.", RecordType::NSEC));
+        let kept = |dnssec_ok| {
+            let question = Question { dnssec_ok, ..question(RecordType::A) };
+            let reply = check(&question, message.clone()).unwrap().reply;
+            (reply.answers.len(), reply.authorities.len())
+        };
+        assert_eq!(kept(false), (1, 0));
+        assert_eq!(kept(true), (3, 1));
+    }
+
     #[test]
     fn circles_and_endless_chains_are_refused() {
         let circle = vec![alias_record("www.example.", "a.example."), alias_record("a.example.", "www.example.")];

@@ -106,6 +106,7 @@ fn world(host: &str) -> Vec<RData> {
 fn answer_to(asked: &Query, id: u16) -> Message {
     let mut message = Message::new(id, MessageType::Response, OpCode::Query);
     message.metadata.recursion_available = true;
+    message.metadata.authentic_data = true;
     message.add_query(asked.clone());
     let mut owner = asked.name().clone();
     let gives_no_end = owner.to_lowercase().to_ascii() == "dangling.example.com.";
