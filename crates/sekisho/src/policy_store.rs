@@ -1,6 +1,7 @@
 //! Revisions of the policy in an embedded database: who, when, what, and the way back. Writing the same documents again
 //! makes no revision, so that applying twice changes nothing (CX-07).
 
+use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
 
 use anyhow::{Context, Result, anyhow, bail};
@@ -29,6 +30,9 @@ pub struct PolicyStore(Database);
 impl PolicyStore {
     /// Opens or makes the database; the first revision is the embedded default.
     pub fn open(path: &Path, default_policy: &str, now: Timestamp) -> Result<PolicyStore> {
+        // Rules name people and what is watched: nobody else on this machine reads them.
+        let file = std::fs::OpenOptions::new().read(true).write(true).create(true).truncate(false).mode(0o600).open(path);
+        drop(file.with_context(|| format!("cannot open {}", path.display()))?);
         let database = Database::create(path).with_context(|| format!("cannot open {}", path.display()))?;
         let store = PolicyStore(database);
         if store.newest()?.is_none() {
@@ -135,6 +139,15 @@ mod tests {
         assert_eq!(store.append(documents.clone(), "ann", "", Timestamp(2))?.map(|r| r.number), Some(2));
         assert_eq!(store.append(documents, "ann", "", Timestamp(3))?, None);
         assert_eq!(store.history()?.len(), 2);
+        Ok(())
+    }
+
+    #[test]
+    fn only_the_owner_reads_the_revisions() -> Result<()> {
+        use std::os::unix::fs::PermissionsExt;
+        let (folder, _store) = store()?;
+        let mode = std::fs::metadata(folder.path().join("policy.redb"))?.permissions().mode();
+        assert_eq!(mode & 0o777, 0o600);
         Ok(())
     }
 

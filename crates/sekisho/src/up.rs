@@ -3,6 +3,7 @@
 //! A reload (SIGHUP) reads the knowledge of names anew; policy is published by `apply`. Either takes effect whole or
 //! leaves the earlier one in place and says why.
 
+use std::io::IsTerminal;
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
@@ -114,7 +115,8 @@ pub fn run(data: &Path, arguments: &UpArguments) -> Result<ExitCode> {
 
 fn start_logs(as_json: bool) {
     let filter = tracing_subscriber::EnvFilter::try_from_env("SEKISHO_LOG").unwrap_or_else(|_| "info".into());
-    let logs = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
+    let logs =
+        tracing_subscriber::fmt().with_env_filter(filter).with_ansi(std::io::stderr().is_terminal()).with_writer(std::io::stderr);
     if as_json {
         logs.json().init();
     } else {

@@ -83,7 +83,26 @@ pub fn explain(data: &Path, arguments: &ExplainArguments) -> Result<ExitCode> {
 
 /// The explanation for people: questions, and under each its rules in order.
 fn explanation_text(answer: &Json) -> String {
-    serde_json::to_string_pretty(answer).map(|text| text + "\n").unwrap_or_default()
+    let text = |value: &Json| value.as_str().unwrap_or_default().to_owned();
+    let mut page = format!("policy revision {}, at station {}\n", answer["revision"], text(&answer["station"]));
+    for question in answer["questions"].as_array().into_iter().flatten() {
+        let by = question["rule"].as_str().map_or_else(|| "the default".to_owned(), |rule| format!("rule `{rule}`"));
+        let outcome =
+            question["action"].as_str().map_or_else(|| format!("open: {by} waits"), |action| format!("{action}, by {by}"));
+        page.push_str(&format!("\n{}? {outcome}\n", text(&question["question"])));
+        for rule in question["rules"].as_array().into_iter().flatten() {
+            page.push_str(&rule_text(rule));
+        }
+    }
+    page
+}
+
+fn rule_text(rule: &Json) -> String {
+    let text = |name: &str| rule[name].as_str().unwrap_or_default();
+    let mark = if rule["is_read"] == true { text("value") } else { "not read" };
+    let waits: Vec<&str> = rule["waits_for"].as_array().into_iter().flatten().filter_map(Json::as_str).collect();
+    let waits = if waits.is_empty() { String::new() } else { format!(" (waits for {})", waits.join(", ")) };
+    format!("  {mark:<9}{} -> {}{waits}\n           {}\n", text("name"), text("action"), text("expression"))
 }
 
 pub fn replay(data: &Path, arguments: &ReplayArguments) -> Result<ExitCode> {
