@@ -86,3 +86,43 @@ fn av_10_malformed_archives_neither_crash_nor_hang() {
         }
     }
 }
+
+/// Parsers of others that index out of bounds on damage. The walk contains the panic and the file is unscannable.
+/// `cab` 0.6.0: a file whose offset lies behind the folder's last block (`folder.rs`, `seek_to_uncompressed_offset`).
+const CONTAINED: [&str; 1] = ["cab: crashed"];
+
+/// Damages every sample in a few places, always the same ones. Parsers may refuse, they may not panic.
+#[test]
+fn damaged_samples_crash_no_parser() {
+    const DAMAGES: u64 = 8;
+    const SAMPLE_BYTES_MAX: u64 = 200_000;
+    let mut state = 0x2545_f491_4f6c_dd1du64;
+    let mut random = move || {
+        state ^= state << 13;
+        state ^= state >> 7;
+        state ^= state << 17;
+        state as usize
+    };
+    let limits = Limits { time_millis: 2_000, total_bytes: 32 << 20, ..Limits::default() };
+    for name in ["own", "libarchive", "oletools"] {
+        let Some(folder) = folder(name) else { return };
+        for path in files(&folder).into_iter().filter(|path| path.metadata().unwrap().len() <= SAMPLE_BYTES_MAX) {
+            let sample = std::fs::read(&path).unwrap();
+            for _ in 0..DAMAGES {
+                let mut damaged = sample.clone();
+                for _ in 0..3 {
+                    let at = random() % damaged.len().max(1);
+                    if let Some(byte) = damaged.get_mut(at) {
+                        *byte = random() as u8;
+                    }
+                }
+                let report = scan_bytes(&Engines::built_in(), &limits, "damaged", &damaged);
+                let crashed = |finding: &&scan::Finding| finding.detail.ends_with("crashed");
+                for finding in report.findings.iter().filter(crashed) {
+                    assert!(CONTAINED.contains(&finding.detail.as_str()), "{}: {finding:?}", path.display());
+                    assert!(matches!(report.verdict, Verdict::Unscannable(_) | Verdict::Malicious));
+                }
+            }
+        }
+    }
+}
