@@ -170,10 +170,20 @@ impl DnsGate {
             (_, None) => return Err(Error::NoCertificate { protocol: name }),
         };
         let failed = |source| Error::Listen { protocol: name, address, source };
-        let listener = stream_socket(address).map_err(failed)?;
+        let preferred = if protocol == StreamProtocol::Tcp { self.beside_udp(address) } else { address };
+        let listener = stream_socket(preferred).or_else(|_| stream_socket(address)).map_err(failed)?;
         self.addresses.push((name, listener.local_addr().map_err(failed)?));
         self.streams.push(StreamListener { protocol, listener, tls });
         Ok(())
+    }
+
+    /// A free port for TCP is that of UDP where it can be: a client whose answer was cut asks again at the same port.
+    fn beside_udp(&self, address: SocketAddr) -> SocketAddr {
+        let is_beside = |(protocol, udp): &&(&'static str, SocketAddr)| *protocol == "udp" && udp.ip() == address.ip();
+        match self.addresses.iter().find(is_beside) {
+            Some((_, udp)) if address.port() == 0 => *udp,
+            _ => address,
+        }
     }
 }
 
