@@ -88,8 +88,7 @@ fn is_dde_cell(bytes: &[u8]) -> bool {
         return false;
     }
     let folded = bytes.to_ascii_lowercase();
-    PROGRAMS.iter().any(|program| {
-        memchr::memmem::find_iter(&folded, program)
-            .any(|at| at.checked_sub(1).and_then(|before| folded.get(before)).is_some_and(|sign| b"=+-@(\"".contains(sign)))
-    })
+    let sign = |at: usize| at.checked_sub(1).and_then(|before| folded.get(before)).is_some_and(|sign| b"=+-@*(".contains(sign));
+    let quote = |at: usize| folded.get(at..).is_some_and(|rest| rest.trim_ascii_start().starts_with(b"'"));
+    PROGRAMS.iter().any(|program| memchr::memmem::find_iter(&folded, program).any(|at| sign(at) && quote(at + program.len())))
 }

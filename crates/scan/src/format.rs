@@ -75,6 +75,8 @@ const FORMATS: &[Format] = &[
     container("pdf", "application/pdf", pdf::open, By(pdf::is_pdf)),
     container("rtf", "application/rtf", rtf::open, By(rtf::is_rtf)),
     container("deb", "application/vnd.debian.binary-package", cpio::open_ar, At(0, b"!<arch>\ndebian-binary")),
+    // Linker libraries begin with a symbol table; they hold ten thousands of tiny objects and nothing packed.
+    leaf("lib", "application/x-archive", At(0, b"!<arch>\n/ ")),
     container("a", "application/x-archive", cpio::open_ar, At(0, b"!<arch>\n")),
     container("rpm", "application/x-rpm", cpio::open_rpm, At(0, b"\xed\xab\xee\xdb")),
     container("cpio", "application/x-cpio", cpio::open, By(cpio::is_cpio)),

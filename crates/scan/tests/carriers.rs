@@ -231,6 +231,13 @@ fn digests_and_prose_are_no_carriers() {
     assert_eq!((report.verdict, report.findings.len()), (Verdict::Clean, 0));
 }
 
+#[test]
+fn dde_in_a_spreadsheet_text_needs_the_whole_formula() {
+    assert!(kinds(&scan(b"a;b\n=cmd|'/c calc'!A0;1\n")).contains(&FindingKind::Dde));
+    assert!(kinds(&scan(b"@SUM(1+1)*cmd|' /C calc'!A0\n")).contains(&FindingKind::Dde));
+    assert_eq!(scan(b":map = (cmd|bar) and \"cmd| x\"\n").verdict, Verdict::Clean);
+}
+
 /// Decoys in front of an appended archive do not hide it.
 #[test]
 fn decoys_hide_nothing() {
