@@ -16,7 +16,7 @@ const DEADLINE: Duration = Duration::from_secs(20);
 fn main() {
     let mut arguments = std::env::args().skip(1);
     match arguments.next().as_deref() {
-        Some("scan-worker") => scan::worker::run().unwrap(),
+        Some("scan-worker") => std::process::exit(i32::from(scan::worker::run().is_err())),
         Some("--list") => println!("pool: test"),
         _ => run_cases(),
     }
