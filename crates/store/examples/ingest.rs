@@ -8,7 +8,7 @@ use std::time::Instant;
 
 use model::{Class, Event, EventId, Facts, FieldId, Gate, Observable, Recorder, Timestamp, Value};
 use rustix::time::{ClockId, clock_gettime};
-use store::{Indicator, Query, Store, StoreConfig};
+use store::{Indicator, Query, Retention, Store, StoreConfig};
 
 const USERS: u64 = 500;
 const HOSTS: u64 = 1_000_000;
@@ -149,7 +149,10 @@ fn main() {
     let mut arguments = std::env::args().skip(1);
     let events: u64 = arguments.next().and_then(|text| text.parse().ok()).unwrap_or(1_000_000);
     let directory = arguments.next().unwrap_or_else(|| "ingest-data".to_owned());
-    let store = Store::open(StoreConfig::in_directory(&directory)).unwrap();
+    // The events are of the past: the keeper must not remove them while they are measured.
+    let retention = Retention { traffic_days: 36_500, sighting_days: 36_500, ..Retention::default() };
+    let maintain_every_seconds = 86_400;
+    let store = Store::open(StoreConfig { retention, maintain_every_seconds, ..StoreConfig::in_directory(&directory) }).unwrap();
     let mut traffic = Traffic::new(events);
     let mut making = 0.0;
     let (begun, process) = (Instant::now(), cpu_seconds(ClockId::ProcessCPUTime));

@@ -28,6 +28,9 @@ pub(crate) const ROW_GROUP_ROWS: usize = 131_072;
 const EVENT_PAGE_ROWS: usize = 8_192;
 const SIGHTING_PAGE_ROWS: usize = 4_096;
 
+/// Columns whose values hardly repeat.
+const UNIQUE_COLUMNS: &[&str] = &["file_sha256", "reference", "ext_json"];
+
 /// One wrong row group in a hundred look-ups.
 const BLOOM_FALSE_SHARE: f64 = 0.01;
 
@@ -240,7 +243,13 @@ fn event_properties() -> WriterProperties {
         .set_column_encoding(column(schema::TIME), Encoding::DELTA_BINARY_PACKED)
         .set_column_dictionary_enabled(column(schema::EVENT_ID), false)
         .set_column_encoding(column(schema::EVENT_ID), Encoding::DELTA_BINARY_PACKED)
-        .set_column_dictionary_enabled(column("file_sha256"), false);
+        // Neighbours in the order of hosts share most of a URL, and a dictionary of values that hardly repeat is read whole
+        // for each row that is looked up.
+        .set_column_dictionary_enabled(column("url"), false)
+        .set_column_encoding(column("url"), Encoding::DELTA_BYTE_ARRAY);
+    for name in UNIQUE_COLUMNS {
+        builder = builder.set_column_dictionary_enabled(column(name), false);
+    }
     for name in schema::BLOOM_COLUMNS {
         builder = builder
             .set_column_bloom_filter_enabled(column(name), true)
