@@ -137,7 +137,7 @@ impl Directory {
                 policy::document::Fail::Closed => FailureMode::Closed,
             },
             identity: identity.map(|identity| Arc::new(Identity { how: Arc::from(how), ..Identity::clone(identity) })),
-            max_ttl: None,
+            max_ttl: written.max_ttl,
         };
         if let Some(token) = &written.doh_token {
             self.by_doh_token.insert(token.clone(), place("doh"));

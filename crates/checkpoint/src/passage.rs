@@ -54,6 +54,12 @@ impl Passage {
         let id = TransactionId(checkpoint.next_transaction());
         let mut facts = Facts::new(session.gate);
         connection_facts(&mut facts, session, began);
+        let mut passage = Passage::new(checkpoint, state, facts, id, began);
+        passage.learn_place(FieldId::SourceIp, FieldId::SourceCountry, FieldId::SourceContinent);
+        passage
+    }
+
+    fn new(checkpoint: Checkpoint, state: Arc<State>, facts: Facts, id: TransactionId, began: Timestamp) -> Passage {
         Passage {
             checkpoint,
             state,
@@ -85,20 +91,7 @@ impl Passage {
         let id = TransactionId(checkpoint.next_transaction());
         let mut facts = self.facts.clone();
         facts.set(FieldId::Time, Value::Int(began.0));
-        Passage {
-            checkpoint,
-            state,
-            facts,
-            verdict: Verdict::default(),
-            findings: Vec::new(),
-            id,
-            began,
-            bytes_out: 0,
-            bytes_in: 0,
-            failure: None,
-            stopped: None,
-            is_recorded: false,
-        }
+        Passage::new(checkpoint, state, facts, id, began)
     }
 
     /// The number by which the event is found again; block pages show it.
@@ -110,9 +103,42 @@ impl Passage {
         &self.facts
     }
 
+    /// Adds a fact, and those that what is known of addresses and URLs derives from it.
     pub fn learn(&mut self, field: FieldId, value: Value) {
         let fits = self.facts.set(field, value);
         debug_assert!(fits, "{} does not hold that type", field.row().name);
+        match field {
+            FieldId::DestinationIp => self.learn_place(field, FieldId::DestinationCountry, FieldId::DestinationContinent),
+            FieldId::DnsResolvedIps => self.learn_place(field, FieldId::DnsAnswerCountry, FieldId::DnsAnswerContinent),
+            FieldId::HttpUrl => self.learn_url(),
+            _ => {}
+        }
+    }
+
+    /// Country and continent of an address, or of the first of several; by the operator's geography file.
+    fn learn_place(&mut self, addresses: FieldId, country: FieldId, continent: FieldId) {
+        let address = match self.facts.get(addresses) {
+            Some(Value::Ip(address)) => Some(*address),
+            Some(Value::Ips(addresses)) => addresses.first().copied(),
+            _ => None,
+        };
+        let Some(address) = address else { return };
+        let state = self.state.clone();
+        let place = state.knowledge.place(address);
+        for (field, text) in [(country, place.country), (continent, place.continent)] {
+            if let Some(text) = text {
+                self.facts.set(field, Value::text(text));
+            }
+        }
+    }
+
+    /// The categories of an exact URL, beside those of its host.
+    fn learn_url(&mut self) {
+        let state = self.state.clone();
+        let Some(url) = self.facts.get(FieldId::HttpUrl).and_then(Value::as_text) else { return };
+        let known = state.knowledge.url(url);
+        self.add_ints(FieldId::HttpContentCategory, known.content);
+        self.add_ints(FieldId::HttpSecurityCategory, known.security);
     }
 
     /// Everything that follows from a host name: its parents, categories, feeds and applications.
@@ -143,6 +169,36 @@ impl Passage {
                 self.learn(field, Value::Texts(texts.clone()));
             }
         }
+    }
+
+    /// The categories of a name that the host turned out to be another name of: they count for it too (CT-07).
+    pub fn learn_alias(&mut self, alias: &str) {
+        let Some(alias) = model::name::canonical(alias) else { return };
+        let state = self.state.clone();
+        let known = state.knowledge.name(&alias);
+        let (_, _, content, security) = host_fields(self.facts.gate());
+        self.add_ints(content, known.content);
+        self.add_ints(security, known.security);
+        if self.facts.gate() == Gate::Dns {
+            self.add_ints(FieldId::DnsIndicatorFeed, known.feeds);
+        }
+    }
+
+    /// Puts numbers into a list that may have some of them already.
+    fn add_ints(&mut self, field: FieldId, more: &Arc<[i64]>) {
+        if more.is_empty() {
+            return;
+        }
+        let mut ints = more.to_vec();
+        if let Some(Value::Ints(present)) = self.facts.get(field) {
+            ints.extend(present.iter().filter(|int| !more.contains(int)));
+        }
+        self.facts.set(field, Value::ints(ints));
+    }
+
+    /// Whether a rule, not the default, has answered a question of this transaction.
+    pub fn is_by_rule(&self, question: Question) -> bool {
+        self.verdict.answer(question).is_some_and(|answer| answer.rule.is_some())
     }
 
     /// Moves on to a station and lets its inspectors look.
@@ -209,6 +265,11 @@ impl Passage {
             None => scan::Report::unscannable(scan::Unscannable::Unavailable, 0),
         };
         self.learn_report(&report, name);
+        if let Some(reason) = self.listed_hash(&report.sha256) {
+            self.stopped = Some(own_refusal("malware", &reason));
+            self.learn(FieldId::IsMalicious, Value::Bool(true));
+            return scan::Verdict::Malicious;
+        }
         match &report.verdict {
             scan::Verdict::Malicious => {
                 let reason = format!("malware found: {}", report.signature);
@@ -221,6 +282,16 @@ impl Passage {
             _ => {}
         }
         report.verdict
+    }
+
+    /// Why a file is refused by its hash alone: a list with a security category has it.
+    fn listed_hash(&mut self, sha256: &str) -> Option<String> {
+        let is_listed = !self.state.knowledge.hash(sha256).security.is_empty();
+        if is_listed {
+            self.learn(FieldId::ScanVerdict, Value::text("malicious"));
+            self.learn(FieldId::ScanEngine, Value::text("list"));
+        }
+        is_listed.then(|| "this file is on a list of malware".to_owned())
     }
 
     fn learn_report(&mut self, report: &scan::Report, name: &str) {

@@ -42,18 +42,21 @@ impl Scanner for InProcess {
 
 impl Harness {
     /// Panics where the policy does not compile: the test is wrong then.
-    #[expect(clippy::panic, reason = "a test's own policy must compile")]
     pub fn new(policy_toml: &str) -> Harness {
         Harness::with_settings(policy_toml, Settings::default())
     }
 
-    #[expect(clippy::panic, reason = "a test's own policy must compile")]
     pub fn with_settings(policy_toml: &str, settings: Settings) -> Harness {
+        Harness::with_knowledge(policy_toml, settings, intel::Snapshot::empty())
+    }
+
+    #[expect(clippy::panic, reason = "a test's own policy must compile")]
+    pub fn with_knowledge(policy_toml: &str, settings: Settings, knowledge: intel::Snapshot) -> Harness {
         let document = Document::from_toml(policy_toml).unwrap_or_else(|e| panic!("policy of the test: {e}"));
         let (policy, _) = policy::Policy::compile(&document).unwrap_or_else(|e| panic!("policy of the test: {e:?}"));
         let memory = Arc::new(Memory::default());
         let scanner = Arc::new(InProcess(scan::Engines::built_in()));
-        let checkpoint = Checkpoint::new(policy, intel::Snapshot::empty(), settings, memory.clone(), Some(scanner), 1);
+        let checkpoint = Checkpoint::new(policy, knowledge, settings, memory.clone(), Some(scanner), 1);
         Harness { checkpoint, memory }
     }
 

@@ -215,3 +215,71 @@ fn a_token_names_its_user_and_a_wrong_one_nobody() {
     assert!(harness.checkpoint.locate([192, 0, 3, 9].into(), None).is_none());
     assert!(harness.checkpoint.locate([192, 0, 2, 9].into(), Some("unknown")).is_none());
 }
+
+fn listed(kind: intel::Kind, text: &str) -> intel::Snapshot {
+    let mut entries = intel::Entries::new();
+    entries.push(text, intel::Scope::Whole);
+    let mut builder = intel::Snapshot::builder();
+    builder.add_list(intel::NamedList {
+        name: Arc::from("listed"),
+        feed_id: Some(3),
+        category: Some(intel::CategoryKind::Security(117)),
+        kind,
+        entries,
+        exceptions: intel::Entries::new(),
+    });
+    builder.build()
+}
+
+#[test]
+fn a_listed_name_is_blocked_by_its_category() {
+    let policy =
+        "[[rule]]\nname = \"threats\"\ngate = \"dns\"\naction = \"block\"\nwhen = 'any(dns.security_category[*] == 117)'\n";
+    let harness = Harness::with_knowledge(policy, Settings::default(), listed(intel::Kind::Domains, "bad.example"));
+    for (name, is_blocked) in [("www.bad.example", true), ("good.example", false)] {
+        let mut passage = harness.checkpoint.examine(&session(&harness, Gate::Dns));
+        passage.learn_host(name);
+        passage.reach(Station::Question);
+        assert_eq!(passage.permit(resolve(name)).is_err(), is_blocked, "{name}");
+        passage.finish(Disposition::Allowed);
+    }
+    assert_eq!(text(&harness.events()[0], FieldId::DnsIndicatorFeed), "3");
+
+    let mut passage = harness.checkpoint.examine(&session(&harness, Gate::Dns));
+    passage.learn_host("alias.example");
+    passage.reach(Station::Question);
+    assert!(passage.permit(resolve("alias.example")).is_ok());
+    passage.learn_alias("cdn.bad.example");
+    passage.reach(Station::Answer);
+    assert!(passage.permit(Destination::Client).is_err(), "every name of the chain counts (CT-07)");
+    assert!(passage.is_by_rule(Question::Access));
+    passage.finish(Disposition::Blocked);
+}
+
+#[test]
+fn a_listed_url_has_its_category_beside_those_of_its_host() {
+    let knowledge = listed(intel::Kind::Urls, "http://files.example/evil.exe");
+    let harness = Harness::with_knowledge("", Settings::default(), knowledge);
+    let mut passage = harness.checkpoint.examine(&session(&harness, Gate::Web));
+    passage.learn(FieldId::HttpSecurityCategory, Value::ints([68]));
+    passage.learn(FieldId::HttpUrl, Value::text("http://files.example/evil.exe?x=1"));
+    assert_eq!(text_of(&passage, FieldId::HttpSecurityCategory), "117,68");
+    passage.finish(Disposition::Allowed);
+}
+
+fn text_of(passage: &checkpoint::Passage, field: FieldId) -> String {
+    passage.facts().get(field).map(ToString::to_string).unwrap_or_default()
+}
+
+#[tokio::test]
+async fn a_listed_file_is_malware_though_no_engine_knows_it() {
+    // SHA-256 of the three bytes `abc` (FIPS 180-4, appendix B.1).
+    let hash = "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad";
+    let harness = Harness::with_knowledge("", Settings::default(), listed(intel::Kind::Hashes, hash));
+    let mut passage = harness.checkpoint.examine(&session(&harness, Gate::Web));
+    passage.reach(Station::ResponseBody);
+    assert_eq!(passage.scan(file(b"abc"), "abc.txt").await, ScanVerdict::Malicious);
+    assert!(passage.permit(Destination::Client).is_err());
+    passage.finish(Disposition::Blocked);
+    assert_eq!(text(&harness.events()[0], FieldId::ScanVerdict), "malicious");
+}

@@ -57,6 +57,9 @@ pub(crate) fn learn_question(passage: &mut Passage, query: &Query) {
 pub(crate) fn learn_answer(passage: &mut Passage, resolved: &Resolved) {
     for (field, value) in &resolved.entry.facts.0 {
         passage.learn(*field, value.clone());
+        if let (FieldId::DnsResponseCname, Value::Texts(aliases)) = (field, value) {
+            aliases.iter().for_each(|alias| passage.learn_alias(alias));
+        }
     }
     passage.learn(FieldId::DnsCached, Value::Bool(matches!(resolved.source, Source::Cache | Source::Stale)));
     if !resolved.entry.upstream.is_empty() {

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::time::{Instant, SystemTime};
 
 use checkpoint::{Checkpoint, Credential, FailureMode, Passage, Permit, Refusal};
-use model::{Destination, Disposition, FieldId, Gate, Session, Station, Transport, Value};
+use model::{Destination, Disposition, FieldId, Gate, Question, Session, Station, Transport, Value};
 use tokio::sync::Semaphore;
 
 use crate::decode::Query;
@@ -136,9 +136,8 @@ impl Shared {
         passage.count(query.bytes as u64, bytes.len() as u64);
         let by_rule = resolved.rewrite.as_ref().and_then(|rewrite| rewrite.decision());
         let decision = by_rule.or(entry.rebinding.then_some("blockedByRebindingProtection"));
-        if let Some(decision) = decision {
-            passage.learn(FieldId::DnsDecision, Value::text(decision));
-        }
+        let allowed = if passage.is_by_rule(Question::Access) { "allowedByQueryName" } else { "allowedOnNoPolicyMatch" };
+        passage.learn(FieldId::DnsDecision, Value::text(decision.unwrap_or(allowed)));
         passage.finish(if decision.is_some() { Disposition::Corrected } else { Disposition::Allowed });
         bytes
     }

@@ -73,13 +73,18 @@ async fn ac_01_what_no_rule_concerns_is_answered_by_the_upstream() {
     check(
         &rig,
         &[
-            ("www.example.com", A, "NoError [192.0.2.1]", "allowed//"),
-            ("www.example.com", AAAA, "NoError [2001:db8::1]", "allowed//"),
-            ("www.example.com", TXT, "NoError [hello]", "allowed//"),
-            ("www.example.com", MX, "NoError [10 mail.example.com]", "allowed//"),
-            ("alias.example.com", A, "NoError [middle.example.net target.example.net 192.0.2.7]", "allowed//"),
-            ("missing.example.com", A, "NXDomain [] +soa", "allowed//"),
-            ("target.example.net", TXT, "NoError [] +soa", "allowed//"),
+            ("www.example.com", A, "NoError [192.0.2.1]", "allowed//allowedOnNoPolicyMatch"),
+            ("www.example.com", AAAA, "NoError [2001:db8::1]", "allowed//allowedOnNoPolicyMatch"),
+            ("www.example.com", TXT, "NoError [hello]", "allowed//allowedOnNoPolicyMatch"),
+            ("www.example.com", MX, "NoError [10 mail.example.com]", "allowed//allowedOnNoPolicyMatch"),
+            (
+                "alias.example.com",
+                A,
+                "NoError [middle.example.net target.example.net 192.0.2.7]",
+                "allowed//allowedOnNoPolicyMatch",
+            ),
+            ("missing.example.com", A, "NXDomain [] +soa", "allowed//allowedOnNoPolicyMatch"),
+            ("target.example.net", TXT, "NoError [] +soa", "allowed//allowedOnNoPolicyMatch"),
         ],
     )
     .await;
@@ -190,7 +195,7 @@ async fn ac_04_and_ac_05_search_and_video_hosts_become_their_safe_hosts() {
             ("www.google.co.jp", A, "NoError [forcesafesearch.google.com 192.0.2.99]", safe),
             ("www.google.com", HTTPS, "NoError [forcesafesearch.google.com] +soa", safe),
             ("www.youtube.com", A, "NoError [restrict.youtube.com 192.0.2.98]", safe),
-            ("google.com", MX, "NoError [10 smtp.google.com]", "allowed//"),
+            ("google.com", MX, "NoError [10 smtp.google.com]", "allowed//allowedOnNoPolicyMatch"),
         ],
     )
     .await;
@@ -233,7 +238,7 @@ async fn private_addresses_of_public_names_are_taken_out() {
         &[
             ("rebind.example.com", A, "NoError [192.0.2.9]", rebinding),
             ("private.example.com", A, "NoError [] +soa ede15", rebinding),
-            ("nas.local", A, "NoError [192.168.1.5]", "allowed//"),
+            ("nas.local", A, "NoError [192.168.1.5]", "allowed//allowedOnNoPolicyMatch"),
         ],
     )
     .await;

@@ -209,6 +209,9 @@ pub struct Location {
     pub doh_token: Option<String>,
     /// What happens when Sekisho itself cannot decide: `open` lets pass, `closed` refuses.
     pub fail: Fail,
+    /// Ceiling on the time to live of answers given here, seconds (AC-06).
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub max_ttl: Option<u32>,
     /// E-mail of the user whom a client of this location is taken for.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub user: Option<String>,

@@ -18,8 +18,7 @@ pub struct Config {
     pub admin: AdminSpec,
     pub trust: TrustSpec,
     pub upstream: UpstreamSpec,
-    /// Block lists and indicator lists.
-    pub lists: Vec<crate::knowledge::ListSpec>,
+    pub knowledge: crate::knowledge::KnowledgeSpec,
 }
 
 /// The scan workers.

@@ -3,17 +3,16 @@
 
 use std::io::Read;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 
 use anyhow::{Context, Result, anyhow};
 use intel::list::{Format, LIMITS};
-use intel::{Catalogue, CategoryKind, Entries, Kind, NamedList, Snapshot};
+use intel::{Catalogue, CategoryKind, Geography, NamedList, Snapshot};
 use serde::{Deserialize, Serialize};
 
 /// The largest list file. Five million names of thirty bytes stay below it.
 const LIST_BYTES_MAX: u64 = 256 << 20;
 
-/// One list, `[[lists]]` in the configuration. The file is read at the start and at every reload.
+/// One list, `[[knowledge.lists]]` in the configuration. The file is read at the start and at every reload.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct ListSpec {
@@ -33,11 +32,29 @@ fn auto() -> String {
     "auto".to_owned()
 }
 
+/// Everything that knowledge is made of, as configured.
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct KnowledgeSpec {
+    pub lists: Vec<ListSpec>,
+    /// A MaxMind-format file of countries; none leaves countries and continents unknown.
+    pub geography: Option<PathBuf>,
+    /// Names of the organisation and of brands whose imitations are looked for.
+    pub brands: Vec<String>,
+}
+
 /// Reads every list and compiles the snapshot.
-pub fn load(lists: &[ListSpec]) -> Result<Snapshot> {
+pub fn load(spec: &KnowledgeSpec) -> Result<Snapshot> {
     let mut builder = Snapshot::builder();
     builder.catalogue(Catalogue::embedded()?);
-    for list in lists {
+    for brand in &spec.brands {
+        builder.add_brand(brand);
+    }
+    if let Some(path) = &spec.geography {
+        let geography = read_bounded(path).and_then(|file| Ok(Geography::open(file)?));
+        builder.geography(geography.with_context(|| format!("geography file {}", path.display()))?);
+    }
+    for list in &spec.lists {
         let parts = read_list(list).with_context(|| format!("list `{}`", list.name))?;
         for part in parts {
             builder.add_list(part);
@@ -53,21 +70,7 @@ fn read_list(list: &ListSpec) -> Result<Vec<NamedList>> {
     if parsed.skipped_count > 0 {
         tracing::warn!(list = list.name, skipped = parsed.skipped_count, "lines of a list were not understood");
     }
-    let named = |kind, entries, exceptions| NamedList {
-        name: Arc::from(list.name.as_str()),
-        feed_id: list.feed_id,
-        category: Some(category),
-        kind,
-        entries,
-        exceptions,
-    };
-    let parts = vec![
-        named(Kind::Domains, parsed.entries, parsed.exceptions),
-        named(Kind::Addresses, parsed.addresses, parsed.address_exceptions),
-        named(Kind::Urls, parsed.urls, Entries::new()),
-        named(Kind::Hashes, parsed.hashes, Entries::new()),
-    ];
-    Ok(parts.into_iter().filter(|part| !part.entries.is_empty() || !part.exceptions.is_empty()).collect())
+    Ok(NamedList::from_parsed(&list.name, list.feed_id, Some(category), parsed))
 }
 
 fn read_bounded(path: &Path) -> Result<Vec<u8>> {
@@ -107,10 +110,14 @@ mod tests {
         Ok(ListSpec { name: "test".into(), path, format: auto(), category: category.into(), feed_id: Some(7) })
     }
 
+    fn of(list: ListSpec) -> KnowledgeSpec {
+        KnowledgeSpec { lists: vec![list], ..KnowledgeSpec::default() }
+    }
+
     #[test]
     fn a_hosts_file_becomes_a_security_category() -> Result<()> {
         let folder = tempfile::tempdir()?;
-        let snapshot = load(&[list(folder.path(), "0.0.0.0 bad.example\n", "Malware")?])?;
+        let snapshot = load(&of(list(folder.path(), "0.0.0.0 bad.example\n", "Malware")?))?;
         let known = snapshot.name("bad.example");
         assert_eq!((known.security.as_ref(), known.feeds.as_ref()), ([117].as_slice(), [7].as_slice()));
         assert!(snapshot.name("good.example").is_empty());
@@ -122,8 +129,8 @@ mod tests {
         let folder = tempfile::tempdir()?;
         let mut missing = list(folder.path(), "", "Malware")?;
         missing.path = folder.path().join("absent");
-        assert!(format!("{:#}", load(&[missing]).map(|_| ()).unwrap_err()).contains("list `test`"));
-        assert!(load(&[list(folder.path(), "", "No such category")?]).is_err());
+        assert!(format!("{:#}", load(&of(missing)).map(|_| ()).unwrap_err()).contains("list `test`"));
+        assert!(load(&of(list(folder.path(), "", "No such category")?)).is_err());
         Ok(())
     }
 }
