@@ -253,7 +253,7 @@ mod tests {
 
     #[test]
     fn operations_run_delete_set_add_and_never_touch_framing() {
-        let change = |name: &str, value: &str| (std::sync::Arc::from(name), std::sync::Arc::from(value));
+        let change = |name: &str, value: &str| (std::sync::Arc::<str>::from(name), std::sync::Arc::<str>::from(value));
         let ((n1, v1), (n2, v2), (n3, v3)) = (change("x", "1"), change("x", "2"), change("host", "evil"));
         let changes = [
             HeaderChange::Add { name: n1.clone(), value: v1 },
