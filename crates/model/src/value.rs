@@ -22,6 +22,9 @@ pub enum Type {
     TextMap,
 }
 
+/// One name of a map and the texts under it.
+pub type NamedTexts = (Arc<str>, Arc<[Arc<str>]>);
+
 /// One fact's value. Cloning is cheap: text and arrays are shared.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(untagged)]
@@ -36,7 +39,7 @@ pub enum Value {
     /// A host name that stands for the array of itself and each parent (DN-02). Nothing is allocated for the parents.
     #[serde(skip_deserializing)]
     Parents(Arc<str>),
-    TextMap(Arc<[(Arc<str>, Arc<[Arc<str>]>)]>),
+    TextMap(Arc<[NamedTexts]>),
 }
 
 impl Type {
