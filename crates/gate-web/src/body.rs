@@ -61,6 +61,7 @@ struct Streamed {
     silence: Option<Pin<Box<Sleep>>>,
 }
 
+#[expect(clippy::large_enum_variant, reason = "it lives in a box already")]
 enum Count {
     Request(Uploaded),
     Response(Ledger),

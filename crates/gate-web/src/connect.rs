@@ -42,7 +42,7 @@ pub(crate) async fn proxied(road: Arc<Road>, request: Request<Incoming>) -> Answ
     }
     let session = match authenticate(&road, request.headers()) {
         Ok(session) => session,
-        Err(challenge) => return Ok(challenge),
+        Err(challenge) => return Ok(*challenge),
     };
     match request.method() == Method::CONNECT {
         true => Ok(accept_connect(road, session, request)),
@@ -69,14 +69,16 @@ fn own_path(road: &Road, request: &Request<Incoming>) -> Response<WebBody> {
 }
 
 /// The session of one request: the connection's, with the user that its credentials prove.
-fn authenticate(road: &Road, headers: &HeaderMap) -> Result<Session, Response<WebBody>> {
+fn authenticate(road: &Road, headers: &HeaderMap) -> Result<Session, Box<Response<WebBody>>> {
     let mut session = road.session.clone();
     let identity = headers.get(header::PROXY_AUTHORIZATION).map(|value| identify(&road.shared, value.as_bytes()));
     match identity {
         Some(Some(identity)) => session.identity = Some(identity),
         // Wrong credentials are not forgiven: the client believes that it is somebody.
-        Some(None) => return Err(challenge(road, headers)),
-        None if session.identity.is_none() && road.shared.config.require_credentials => return Err(challenge(road, headers)),
+        Some(None) => return Err(Box::new(challenge(road, headers))),
+        None if session.identity.is_none() && road.shared.config.require_credentials => {
+            return Err(Box::new(challenge(road, headers)));
+        }
         None => {}
     }
     Ok(session)

@@ -228,7 +228,7 @@ enum Grown {
 impl Trickle {
     async fn run(mut self, passage: Passage) {
         let scan = self.road.shared.config.scan.clone();
-        if let Err(error) = self.spool.to_file(&scan.spool_directory) {
+        if let Err(error) = self.spool.begin_file(&scan.spool_directory) {
             crate::events::spool_failed(&error);
             return self.fail(passage, "spool").await;
         }
@@ -417,6 +417,17 @@ async fn hold(spool: &mut Spool, incoming: &mut Incoming, scan: &ScanConfig, dea
 /// Lets the scanner see a spooled body.
 pub(crate) async fn look(shared: &Shared, passage: &mut Passage, spool: &mut Spool, name: &str) -> Looked {
     match spool.whole().await {
+        Ok(file) => looked(&passage.scan(file, name).await),
+        Err(error) => {
+            crate::events::spool_failed(&error);
+            failed_spool(shared, passage)
+        }
+    }
+}
+
+/// The same with other bytes in front of the body.
+pub(crate) async fn look_behind(shared: &Shared, passage: &mut Passage, spool: &mut Spool, name: &str, head: Vec<u8>) -> Looked {
+    match spool.whole_behind(head, &shared.config.scan.spool_directory).await {
         Ok(file) => looked(&passage.scan(file, name).await),
         Err(error) => {
             crate::events::spool_failed(&error);

@@ -88,8 +88,11 @@ mod tests {
     use super::*;
     use http::HeaderValue;
 
-    /// AV-02 row by row: disposition, content type, first bytes, scanned.
-    const MATRIX: &[(Option<&str>, Option<&str>, &[u8], bool)] = &[
+    /// Disposition, content type, first bytes, scanned.
+    type Row = (Option<&'static str>, Option<&'static str>, &'static [u8], bool);
+
+    /// AV-02 row by row.
+    const MATRIX: &[Row] = &[
         (Some("attachment"), Some("image/png"), b"\x89PNG", true),
         (Some("attachment; filename=a.mp4"), Some("video/mp4"), b"", true),
         (Some("anything; filename=a.png"), Some("image/png"), b"", true),

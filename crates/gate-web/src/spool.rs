@@ -72,7 +72,7 @@ impl Spool {
     }
 
     /// From here on the body goes to a file without a name.
-    pub(crate) fn to_file(&mut self, directory: &Path) -> io::Result<()> {
+    pub(crate) fn begin_file(&mut self, directory: &Path) -> io::Result<()> {
         if self.file.is_none() {
             self.file = Some(Arc::new(tempfile::tempfile_in(directory)?));
         }
@@ -114,18 +114,23 @@ impl Spool {
                 copy.rewind()?;
                 Ok(copy)
             }
-            None => self.memory_file(),
+            None => memory_file(&self.chunks),
         }
     }
 
-    /// A file of memory with the held chunks. They stay held: releasing them costs no reading back.
-    fn memory_file(&self) -> io::Result<File> {
-        let mut file = File::from(rustix::fs::memfd_create("body", rustix::fs::MemfdFlags::CLOEXEC)?);
-        for chunk in &self.chunks {
-            file.write_all(chunk)?;
+    /// The whole body behind other bytes, for the scanner. The copy of a large body is a file without a name in `directory`.
+    pub(crate) async fn whole_behind(&mut self, head: Vec<u8>, directory: &Path) -> io::Result<File> {
+        if self.file.is_none() {
+            return memory_file(std::iter::once(&Bytes::from(head)).chain(&self.chunks));
         }
-        file.rewind()?;
-        Ok(file)
+        let (mut body, mut copy) = (self.whole().await?, tempfile::tempfile_in(directory)?);
+        blocking(move || {
+            copy.write_all(&head)?;
+            io::copy(&mut body, &mut copy)?;
+            copy.rewind()?;
+            Ok(copy)
+        })
+        .await
     }
 
     /// The next piece from a position on, at most `bytes_max` of it; empty at the end of what has come so far.
@@ -171,6 +176,16 @@ impl Spool {
     }
 }
 
+/// A file of memory with these chunks. They stay held: releasing them costs no reading back.
+fn memory_file<'a>(chunks: impl IntoIterator<Item = &'a Bytes>) -> io::Result<File> {
+    let mut file = File::from(rustix::fs::memfd_create("body", rustix::fs::MemfdFlags::CLOEXEC)?);
+    for chunk in chunks {
+        file.write_all(chunk)?;
+    }
+    file.rewind()?;
+    Ok(file)
+}
+
 fn write_all_at(file: &File, chunks: &VecDeque<Bytes>, mut at: u64) -> io::Result<()> {
     for chunk in chunks {
         file.write_all_at(chunk, at)?;
@@ -193,7 +208,7 @@ mod tests {
     async fn a_full_room_refuses_and_a_dropped_spool_gives_back() {
         let room = Room::new(WRITE_BYTES as u64);
         let mut spool = Spool::new(room.clone());
-        spool.to_file(&std::env::temp_dir()).unwrap();
+        spool.begin_file(&std::env::temp_dir()).unwrap();
         spool.push(Bytes::from(vec![1; WRITE_BYTES])).await.unwrap();
         let refused = spool.push(Bytes::from(vec![1; WRITE_BYTES])).await;
         assert_eq!(refused.unwrap_err().kind(), io::ErrorKind::StorageFull);
@@ -206,7 +221,7 @@ mod tests {
         for to_file in [false, true] {
             let mut spool = Spool::new(Room::new(1 << 30));
             if to_file {
-                spool.to_file(&std::env::temp_dir()).unwrap();
+                spool.begin_file(&std::env::temp_dir()).unwrap();
             }
             let mut expected = Vec::new();
             for i in 0..5u8 {

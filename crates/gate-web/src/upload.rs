@@ -12,7 +12,7 @@ use tokio::time::timeout;
 use crate::body::{Feeder, Uploaded, WebBody};
 use crate::download::{self, Looked};
 use crate::enforce::{self, Answer, Asker};
-use crate::headers::{disposition_name, path_name};
+use crate::headers::{disposition_name, media_type, path_name};
 use crate::session::Road;
 use crate::sniff;
 use crate::spool::Spool;
@@ -21,6 +21,7 @@ use crate::spool::Spool;
 const PIECE_BYTES: u64 = 128 << 10;
 
 /// A body that may go up, or the answer that the client gets in its place.
+#[expect(clippy::large_enum_variant, reason = "made and taken apart once a request; a box would be an allocation each")]
 pub(crate) enum Outcome {
     Passes(Passage, WebBody, Uploaded),
     Ends(Answer),
@@ -84,14 +85,18 @@ async fn collect(road: &Road, incoming: &mut Incoming) -> Collected {
 
 async fn add(spool: &mut Spool, chunk: Bytes, scan: &crate::spec::ScanConfig) -> std::io::Result<()> {
     if spool.is_in_memory() && spool.bytes() + chunk.len() as u64 > scan.hold_bytes {
-        spool.to_file(&scan.spool_directory)?;
+        spool.begin_file(&scan.spool_directory)?;
     }
     spool.push(chunk).await
 }
 
 async fn judged(road: &Road, asker: &Asker, mut passage: Passage, parts: &Parts, mut spool: Spool) -> Outcome {
     let name = disposition_name(&parts.headers).or_else(|| path_name(parts.uri.path())).unwrap_or_default();
-    match download::look(&road.shared, &mut passage, &mut spool, &name).await {
+    let looked = match form_head(&parts.headers) {
+        Some(head) => download::look_behind(&road.shared, &mut passage, &mut spool, &name, head).await,
+        None => download::look(&road.shared, &mut passage, &mut spool, &name).await,
+    };
+    match looked {
         // A hit makes the checkpoint refuse the permit that is asked for next.
         Looked::MayPass => {
             let uploaded = Uploaded::new(spool.bytes().into());
@@ -102,6 +107,14 @@ async fn judged(road: &Road, asker: &Asker, mut passage: Passage, parts: &Parts,
             Outcome::Ends(Ok(enforce::bad_request(road, asker, passage, 403, "unscannable", download::UNSCANNABLE_REASON)))
         }
     }
+}
+
+/// A form with files is a MIME message whose head has travelled in HTTP (RFC 7578). With its head in front again the scanner
+/// opens it part by part.
+fn form_head(headers: &http::HeaderMap) -> Option<Vec<u8>> {
+    let is_form = media_type(headers).is_some_and(|media| media.starts_with("multipart/"));
+    let value = headers.get(http::header::CONTENT_TYPE).filter(|_| is_form)?;
+    Some([b"MIME-Version: 1.0\r\nContent-Type: ", value.as_bytes(), b"\r\n\r\n"].concat())
 }
 
 async fn too_large(road: &Road, asker: &Asker, mut passage: Passage, spool: Spool, incoming: Incoming) -> Outcome {

@@ -103,10 +103,17 @@ async fn malware_in_an_upload_never_reaches_the_origin() {
     let post = |body: Vec<u8>| Request::post("/upload/a.bin").header("host", &host).body(Full::new(Bytes::from(body))).unwrap();
     assert_eq!(client.send(post(noise(600_000))).await.unwrap().body, b"thanks");
     assert_eq!(client.send(post(eicar())).await.unwrap().status, 403);
+    let head =
+        "--b\r\nContent-Disposition: form-data; name=\"f\"; filename=\"a.com\"\r\nContent-Type: application/octet-stream\r\n\r\n";
+    let form = [head.as_bytes(), &eicar(), b"\r\n--b--\r\n"].concat();
+    let mut request = post(form);
+    request.headers_mut().insert("content-type", "multipart/form-data; boundary=b".parse().unwrap());
+    assert_eq!(client.send(request).await.unwrap().status, 403, "a form is opened part by part (RFC 7578)");
     let uploads = world.seen.uploads.lock().unwrap().clone();
     assert!(uploads == [noise(600_000)]);
-    let events = world.events(2).await;
+    let events = world.events(3).await;
     assert_eq!(text(&events[0], FieldId::BytesOut), "600000");
+    assert_eq!(text(&events[2], FieldId::ScanMember), "a.com");
     assert_eq!(text(&events[1], FieldId::ScanVerdict), "malicious");
 }
 
@@ -365,4 +372,45 @@ async fn curl_downloads_a_clean_file_and_fails_on_malware() {
         assert_eq!(output.status.success(), is_clean, "{path}: {}", String::from_utf8_lossy(&output.stderr));
     }
     assert!(large_evil().len() > 2 << 20);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_file_over_the_limit_is_unscannable_and_never_clean() {
+    // AV-03 and AV-04: the default lets it pass and says so.
+    let world = World::with("", |spec| spec.scan.file_bytes_max = 1 << 20).await;
+    let reply = world.get("/large.zip").await.unwrap();
+    assert!(reply.body == large_evil());
+    let events = world.events(1).await;
+    assert_eq!(text(&events[0], FieldId::ScanVerdict), "unscannable");
+    assert_eq!(text(&events[0], FieldId::ScanReason), "too_large");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_rule_can_let_an_untrusted_origin_pass_and_another_can_block_it() {
+    for (action, status) in [("pass_through", 200), ("block", 403)] {
+        let settings = format!("settings = {{ untrusted_cert = \"{action}\" }}");
+        let world = World::new(&rule("odd", "allow", "http.request.host == \"site.example\"", &settings)).await;
+        let stream = world.tunnel("site.example", world.bad_tls.port(), &["http/1.1"]).await.unwrap();
+        let host = format!("site.example:{}", world.bad_tls.port());
+        let reply = http1(Box::new(stream)).await.send(get(&host, "/clean")).await.unwrap();
+        assert_eq!(reply.status.as_u16(), status, "{action}");
+        assert_eq!(text(&world.events(1).await[0], FieldId::CertificateProblem), "unknown_issuer");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn bytes_that_are_no_http_are_refused_with_a_reason() {
+    let world = World::new("").await;
+    let mut stream = world.connect_to("site.example", world.plain.port()).await;
+    let (answer, _) = exchange(&mut stream, b"\0\x01binary").await;
+    assert!(answer.is_empty());
+    assert_eq!(text(&world.tunnel_event().await, FieldId::Failure), "not_http");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_hit_can_be_a_page_where_nothing_was_sent() {
+    let world = World::with("", |spec| spec.scan.on_hit = gate_web::OnHit::Page).await;
+    assert_eq!(world.get("/eicar.com").await.unwrap().status, 403);
+    assert!(world.get("/large.zip").await.is_err(), "its head had been sent");
+    assert_eq!(world.events(2).await.len(), 2);
 }
