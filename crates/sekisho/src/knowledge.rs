@@ -129,7 +129,8 @@ mod tests {
         let folder = tempfile::tempdir()?;
         let mut missing = list(folder.path(), "", "Malware")?;
         missing.path = folder.path().join("absent");
-        assert!(format!("{:#}", load(&of(missing)).map(|_| ()).unwrap_err()).contains("list `test`"));
+        let error = load(&of(missing)).err().map(|error| format!("{error:#}")).unwrap_or_default();
+        assert!(error.contains("list `test`"), "{error}");
         assert!(load(&of(list(folder.path(), "", "No such category")?)).is_err());
         Ok(())
     }

@@ -231,7 +231,7 @@ async fn start_workers(config: &Config) -> Result<Pool> {
     let pool = PoolConfig {
         workers: if config.scan.workers == 0 { cores } else { config.scan.workers },
         definitions: config.scan.definitions.clone(),
-        limits: config.scan.limits.clone(),
+        limits: config.scan.limits,
         clamd: config.scan.clamd.clone(),
         ..PoolConfig::new(program)
     };

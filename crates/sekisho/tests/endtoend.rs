@@ -1,6 +1,6 @@
 //! The program as a user meets it: started, pointed at, asked. Real clients (curl, Chromium) take part where
 //! SEKISHO_TEST_SYSTEM=1 says that they are there; without it the demo plays the client.
-#![expect(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a test stops where its own set-up fails")]
+#![expect(clippy::unwrap_used, clippy::panic, reason = "a test stops where its own set-up fails")]
 
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpListener};
