@@ -1,5 +1,6 @@
-//! What the program knows of names, addresses and files: the catalogue that ships and the operator's lists. A list that
-//! cannot be read fails the whole load, so that the earlier knowledge stays in place and the log says why.
+//! What the program knows of names, addresses and files: the catalogue that ships, the operator's lists and the feeds that
+//! were added by command. A list that cannot be read fails the whole load, so that the earlier knowledge stays in place and
+//! the log says why. Nothing is fetched here.
 
 use std::io::Read;
 use std::path::{Path, PathBuf};
@@ -9,8 +10,11 @@ use intel::list::{Format, LIMITS};
 use intel::{Catalogue, CategoryKind, Geography, NamedList, Snapshot};
 use serde::{Deserialize, Serialize};
 
+use crate::feeds;
+use crate::operations::now;
+
 /// The largest list file. Five million names of thirty bytes stay below it.
-const LIST_BYTES_MAX: u64 = 256 << 20;
+pub const LIST_BYTES_MAX: u64 = 256 << 20;
 
 /// One list, `[[knowledge.lists]]` in the configuration. The file is read at the start and at every reload.
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -43,8 +47,8 @@ pub struct KnowledgeSpec {
     pub brands: Vec<String>,
 }
 
-/// Reads every list and compiles the snapshot.
-pub fn load(spec: &KnowledgeSpec) -> Result<Snapshot> {
+/// Reads every list, those of the data folder's feeds too, and compiles the snapshot.
+pub fn load(spec: &KnowledgeSpec, data: &Path) -> Result<Snapshot> {
     let mut builder = Snapshot::builder();
     builder.catalogue(Catalogue::embedded()?);
     for brand in &spec.brands {
@@ -54,7 +58,8 @@ pub fn load(spec: &KnowledgeSpec) -> Result<Snapshot> {
         let geography = read_bounded(path).and_then(|file| Ok(Geography::open(file)?));
         builder.geography(geography.with_context(|| format!("geography file {}", path.display()))?);
     }
-    for list in &spec.lists {
+    let feeds = feeds::usable(data, now())?;
+    for list in spec.lists.iter().chain(&feeds) {
         let parts = read_list(list).with_context(|| format!("list `{}`", list.name))?;
         for part in parts {
             builder.add_list(part);
@@ -81,7 +86,7 @@ fn read_bounded(path: &Path) -> Result<Vec<u8>> {
     Ok(text)
 }
 
-fn format(name: &str) -> Result<Format> {
+pub fn format(name: &str) -> Result<Format> {
     match name {
         "auto" => Ok(Format::Auto),
         "hosts" => Ok(Format::Hosts),
@@ -92,7 +97,7 @@ fn format(name: &str) -> Result<Format> {
     }
 }
 
-fn category(name: &str) -> Result<CategoryKind> {
+pub fn category(name: &str) -> Result<CategoryKind> {
     if let Ok(id) = name.parse::<i64>() {
         return Ok(CategoryKind::of(id));
     }
@@ -117,7 +122,7 @@ mod tests {
     #[test]
     fn a_hosts_file_becomes_a_security_category() -> Result<()> {
         let folder = tempfile::tempdir()?;
-        let snapshot = load(&of(list(folder.path(), "0.0.0.0 bad.example\n", "Malware")?))?;
+        let snapshot = load(&of(list(folder.path(), "0.0.0.0 bad.example\n", "Malware")?), folder.path())?;
         let known = snapshot.name("bad.example");
         assert_eq!((known.security.as_ref(), known.feeds.as_ref()), ([117].as_slice(), [7].as_slice()));
         assert!(snapshot.name("good.example").is_empty());
@@ -129,9 +134,9 @@ mod tests {
         let folder = tempfile::tempdir()?;
         let mut missing = list(folder.path(), "", "Malware")?;
         missing.path = folder.path().join("absent");
-        let error = load(&of(missing)).err().map(|error| format!("{error:#}")).unwrap_or_default();
+        let error = load(&of(missing), folder.path()).err().map(|error| format!("{error:#}")).unwrap_or_default();
         assert!(error.contains("list `test`"), "{error}");
-        assert!(load(&of(list(folder.path(), "", "No such category")?)).is_err());
+        assert!(load(&of(list(folder.path(), "", "No such category")?), folder.path()).is_err());
         Ok(())
     }
 }

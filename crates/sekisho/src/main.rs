@@ -7,6 +7,7 @@ mod commands;
 mod config;
 mod control;
 mod demo;
+mod feeds;
 mod knowledge;
 mod operations;
 mod policy_store;
@@ -57,6 +58,8 @@ enum Command {
     Ca(authority::CaArguments),
     /// Make a proxy token for a user.
     Token(commands::policy::TokenArguments),
+    /// Public lists of names, addresses, URLs and files that are known to be bad: show, add, remove, update.
+    Feeds(feeds::FeedsArguments),
     /// The reference of every field, as Markdown.
     Fields,
     /// Tell the whole story against origins that it starts itself, with evidence.
@@ -93,6 +96,7 @@ fn run(arguments: Arguments) -> anyhow::Result<ExitCode> {
         Command::Scan(arguments) => commands::scan::scan(&arguments),
         Command::Ca(arguments) => authority::run(&data, &arguments),
         Command::Token(arguments) => commands::policy::token(&arguments),
+        Command::Feeds(arguments) => feeds::run(&data, arguments),
         Command::Fields => commands::fields(),
         Command::Demo(arguments) => demo::run(&arguments),
     }

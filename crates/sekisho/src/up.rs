@@ -94,7 +94,8 @@ fn assemble(data: &Path, store: Store, config: Config, scanner: Option<Arc<dyn S
     let recorder = Arc::new(store.clone());
     // References of two runs differ because they count from the time of the start, in microseconds.
     let first = u64::try_from(now().0).unwrap_or_default();
-    let checkpoint = Checkpoint::new(policy, knowledge::load(&config.knowledge)?, config.checkpoint, recorder, scanner, first);
+    let knowledge = knowledge::load(&config.knowledge, data)?;
+    let checkpoint = Checkpoint::new(policy, knowledge, config.checkpoint, recorder, scanner, first);
     Ok(Operations { store, policies, checkpoint })
 }
 
@@ -178,7 +179,7 @@ async fn up(data: &Path, config: Config, arguments: &UpArguments) -> Result<()> 
     helpers.spawn(watch_authority(authority));
     notify("READY=1");
 
-    wait_for_signals(&config.knowledge, &checkpoint).await?;
+    wait_for_signals(&config.knowledge, data, &checkpoint).await?;
     notify("STOPPING=1");
     tracing::info!("stopping: no new connections, the open ones end");
     stop.send_replace(true);
@@ -249,7 +250,7 @@ async fn watch_authority(authority: Arc<Authority>) {
     }
 }
 
-async fn wait_for_signals(spec: &KnowledgeSpec, checkpoint: &Checkpoint) -> Result<()> {
+async fn wait_for_signals(spec: &KnowledgeSpec, data: &Path, checkpoint: &Checkpoint) -> Result<()> {
     let mut terminate = signal(SignalKind::terminate())?;
     let mut interrupt = signal(SignalKind::interrupt())?;
     let mut hangup = signal(SignalKind::hangup())?;
@@ -257,13 +258,13 @@ async fn wait_for_signals(spec: &KnowledgeSpec, checkpoint: &Checkpoint) -> Resu
         tokio::select! {
             _ = terminate.recv() => return Ok(()),
             _ = interrupt.recv() => return Ok(()),
-            _ = hangup.recv() => reload(spec, checkpoint),
+            _ = hangup.recv() => reload(spec, data, checkpoint),
         }
     }
 }
 
-fn reload(spec: &KnowledgeSpec, checkpoint: &Checkpoint) {
-    match knowledge::load(spec) {
+fn reload(spec: &KnowledgeSpec, data: &Path, checkpoint: &Checkpoint) {
+    match knowledge::load(spec, data) {
         Ok(snapshot) => {
             checkpoint.publish_knowledge(snapshot);
             tracing::info!("reloaded");
