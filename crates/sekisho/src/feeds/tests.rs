@@ -3,7 +3,9 @@
 use std::os::unix::fs::PermissionsExt;
 use std::sync::{Arc, Mutex};
 
+use net::mint::{Minter, VersionCeiling};
 use testkit::{Origin, Response};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
 use super::*;
 use crate::knowledge::KnowledgeSpec;
@@ -219,5 +221,55 @@ fn a_redirect_stays_on_https() -> Result<()> {
     for location in ["http://127.0.0.1/", "http://other.example/", "//other.example/", "b", ""] {
         assert!(first.redirected(location).is_err(), "{location:?}");
     }
+    Ok(())
+}
+
+/// Serves two connections over TLS, each with one list, and returns its port.
+fn secure_publisher(config: Arc<rustls::ServerConfig>) -> Result<u16> {
+    let listener = std::net::TcpListener::bind(("127.0.0.1", 0))?;
+    listener.set_nonblocking(true)?;
+    let port = listener.local_addr()?.port();
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    std::thread::spawn(move || {
+        runtime.block_on(async {
+            let listener = tokio::net::TcpListener::from_std(listener)?;
+            for _ in 0..2 {
+                let (stream, _) = listener.accept().await?;
+                let Ok(mut stream) = tokio_rustls::TlsAcceptor::from(config.clone()).accept(stream).await else { continue };
+                // One read holds the whole of so short a request.
+                let _ = stream.read(&mut [0; 4096]).await?;
+                stream.write_all(b"HTTP/1.1 200 OK\r\ncontent-length: 20\r\n\r\n0.0.0.0 bad.example\n").await?;
+                stream.shutdown().await?;
+            }
+            std::io::Result::Ok(())
+        })
+    });
+    Ok(port)
+}
+
+#[test]
+fn a_publisher_is_believed_by_its_certificate_only() -> Result<()> {
+    let data = tempfile::tempdir()?;
+    let authority = crate::up::load_authority(data.path())?;
+    let host = LeafHost::parse("127.0.0.1")?;
+    let minter = Minter::new(authority.clone())?;
+    let config = minter.server_config(&host, Alpn::Http1, VersionCeiling::Tls13, SystemTime::now());
+    let port = secure_publisher(config.map_err(|error| anyhow::anyhow!("{error}"))?)?;
+    let url = format!("https://127.0.0.1:{port}/list");
+    assert!(message(Fetcher::new()?.fetch(&url, &[])).contains("cannot connect"), "a stranger's certificate");
+
+    let roots = authority.own_certificates().into_iter().map(|own| own.der).collect();
+    let trust = Trust::new(TrustSettings { roots, ..TrustSettings::default() }, SystemTime::now())?;
+    let fetched = Fetcher { trust, ..Fetcher::new()? }.fetch(&url, &[])?;
+    assert!(matches!(fetched, Answer::Copy { text, .. } if text == "0.0.0.0 bad.example\n"));
+    Ok(())
+}
+
+#[test]
+fn a_silent_publisher_is_not_waited_for_without_end() -> Result<()> {
+    let silent = std::net::TcpListener::bind(("127.0.0.1", 0))?;
+    let fetcher = Fetcher { wait: Duration::from_millis(50), ..Fetcher::new()? };
+    let url = format!("http://{}/list", silent.local_addr()?);
+    assert!(message(fetcher.fetch(&url, &[])).contains("no whole copy"));
     Ok(())
 }
