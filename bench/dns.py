@@ -5,7 +5,7 @@ Both have the same block list of generated names and forward to one small respon
 beside it and records every question. The names asked are cached by a first round. CPU seconds are user plus system of the
 server's process, read before and after each round; the ratio is the figure to quote, for machines are noisy.
 
-  bench/dns.py target/release/sekisho [--names 1000000] [--rounds 3] [--queries 200000]
+  bench/dns.py target/release/sekisho [--names 1000000] [--rules 500] [--rounds 3] [--queries 200000]
 
 Needs Debian's packages dnsperf and unbound. Everything is bounded and stops by itself.
 """
@@ -50,7 +50,7 @@ def dnsperf(port, names, queries, clients=8):
     return done, lost
 
 
-def start_sekisho(program, folder, upstream, blocked):
+def start_sekisho(program, folder, upstream, blocked, count):
     config, ready = folder / "sekisho.toml", folder / "ready.json"
     config.write_text(
         f'[dns]\nupstreams = ["127.0.0.1:{upstream}"]\nclient_queries_per_second_max = 0\n'
@@ -58,7 +58,7 @@ def start_sekisho(program, folder, upstream, blocked):
     )
     rules = [
         f'[[rule]]\nname = "rule {n}"\ngate = "dns"\naction = "block"\nwhen = \'any(dns.domains[*] == "rule{n}.example")\'\n'
-        for n in range(500)
+        for n in range(count)
     ]
     (folder / "policy.toml").write_text("".join(rules))
     command = [program, "--data", str(folder / "data")]
@@ -67,6 +67,8 @@ def start_sekisho(program, folder, upstream, blocked):
     for _ in range(600):
         if ready.exists():
             break
+        if child.poll() is not None:
+            raise SystemExit(f"sekisho ended: {(folder / 'log').read_text()}")
         time.sleep(0.1)
     subprocess.run(command + ["apply", folder / "policy.toml"], check=True, stdout=subprocess.DEVNULL)
     rows = json.loads(ready.read_text())["listeners"]
@@ -108,6 +110,7 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("program")
     parser.add_argument("--names", type=int, default=1_000_000)
+    parser.add_argument("--rules", type=int, default=500)
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--queries", type=int, default=200_000)
     wanted = parser.parse_args()
@@ -118,7 +121,7 @@ def main():
         asked = folder / "asked.txt"
         asked.write_text("".join(f"www{n}.site{n}.test A\n" for n in range(ASKED)))
         upstream = responder()
-        servers = {"sekisho": start_sekisho(wanted.program, folder, upstream, folder / "blocked.txt"),
+        servers = {"sekisho": start_sekisho(wanted.program, folder, upstream, folder / "blocked.txt", wanted.rules),
                    "unbound": start_unbound(folder, upstream, blocked)}
         try:
             for _, port in servers.values():
