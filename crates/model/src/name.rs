@@ -44,6 +44,19 @@ mod tests {
     }
 
     #[test]
+    fn a_name_is_within_each_of_its_parents_and_nothing_else() {
+        let names = ["", ".", "a", "a.", ".a", "a.b", "a..b", "b", "..", "a.b.c", "xa.b", "b.c", ".b"];
+        for host in names {
+            for domain in names.iter().filter(|domain| !domain.is_empty()) {
+                // A name is canonical before it is asked about, so its end is never a dot.
+                if !host.ends_with('.') {
+                    assert_eq!(is_within(host, domain), parents(host).any(|parent| parent == *domain), "{host:?} in {domain:?}");
+                }
+            }
+        }
+    }
+
+    #[test]
     fn canonical_refuses_what_cannot_be_a_name() {
         assert_eq!(canonical("."), None);
         assert_eq!(canonical(&"a".repeat(254)), None);

@@ -98,6 +98,11 @@ fn compare(comparison: &Comparison, facts: &Facts) -> Truth {
 fn quantify(comparison: &Comparison, facts: &Facts, value: &Value, key: Option<&str>) -> Truth {
     let Comparison { operand, test, over } = comparison;
     let sought = *over == Over::Any;
+    // Most rules of most policies ask whether a name is within one domain: one look at its end says so.
+    if let (true, Operand::Field { .. }, Test::Text(Order::Equal, domain), Value::Parents(host)) = (sought, operand, test, value)
+    {
+        return (!domain.is_empty() && name::is_within(host, domain)).into();
+    }
     let mut outcome = Truth::from(!sought);
     let is_plain = matches!(operand, Operand::Field { .. });
     let mut settle = |element: Scalar<'_>| -> bool {
