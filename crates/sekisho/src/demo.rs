@@ -239,7 +239,6 @@ async fn virus_is_cut_off(stage: &Stage) -> Result<(Claim, Option<String>)> {
         Ok((status, body)) => (status != 200, format!("status {status}, {} bytes", body.len())),
         Err(error) => (true, format!("the client saw: {error:#}")),
     };
-    ask(stage, Request::Flush).await?;
     let expression = "scan.verdict == \"malicious\"".to_owned();
     let found = ask(stage, Request::Search { expression, since: None, until: None, limit: 1 }).await?;
     let event = &found["events"][0];

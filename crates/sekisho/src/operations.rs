@@ -132,6 +132,8 @@ impl Operations {
     }
 
     fn search(&self, expression: &str, since: Option<i64>, until: Option<i64>, limit: usize) -> Result<Json> {
+        // Whoever asks just after an act must find it: what waits for its commit is made visible first.
+        self.store.flush()?;
         let events = self.find(expression, since, until, limit)?;
         Ok(json!({ "events": events.iter().map(event_json).collect::<Vec<_>>() }))
     }
@@ -160,6 +162,7 @@ impl Operations {
     }
 
     fn touched(&self, indicators: &[String]) -> Result<Json> {
+        self.store.flush()?;
         let indicators: Vec<store::Indicator> = indicators.iter().map(|text| store::Indicator::guess(text.as_str())).collect();
         let rows = self.store.touched(&indicators)?.into_iter().map(|sighting| {
             json!({
