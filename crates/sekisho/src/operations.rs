@@ -70,7 +70,6 @@ pub enum Request {
         revision: i64,
         author: String,
     },
-    Flush,
 }
 
 pub struct Operations {
@@ -118,10 +117,6 @@ impl Operations {
             Request::Rollback { revision, author } => {
                 let documents = self.policies.get(revision)?.documents;
                 self.apply(documents, &author, &format!("back to revision {revision}"), false)
-            }
-            Request::Flush => {
-                self.store.flush()?;
-                Ok(json!({ "flushed": true }))
             }
         }
     }
