@@ -5,6 +5,7 @@
 //! permits from here and from nowhere else.
 #![forbid(unsafe_code)]
 
+mod counts;
 mod identity;
 mod passage;
 mod privacy;
@@ -23,6 +24,7 @@ use std::time::{Duration, SystemTime};
 use arc_swap::ArcSwap;
 use model::{FieldId, Identity, Recorder, Session, SessionId, Station, Timestamp, Value};
 
+pub use counts::counts;
 pub use identity::{Credential, Directory, Location, TOKEN_PREFIX, TOKEN_SECRET_CHARS, checked_token, secret_digest, token_of};
 pub use passage::Passage;
 pub use policy::{Permit, Refusal};

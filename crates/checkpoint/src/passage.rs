@@ -370,6 +370,7 @@ impl Passage {
         if std::mem::replace(&mut self.is_recorded, true) {
             return;
         }
+        crate::counts::count(self.facts.gate(), disposition);
         let groups = match self.facts.get(FieldId::GroupNames) {
             Some(Value::Texts(names)) => names.clone(),
             _ => Arc::from([]),
