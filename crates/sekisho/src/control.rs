@@ -10,6 +10,7 @@ use anyhow::{Context, Result, anyhow, bail};
 use bytes::Bytes;
 use http_body_util::{BodyExt, Full, Limited};
 use hyper::body::Incoming;
+use hyper::header::{CONTENT_TYPE, HeaderValue};
 use hyper::service::service_fn;
 use hyper::{Method, Request as HttpRequest, Response, StatusCode};
 use hyper_util::rt::TokioIo;
@@ -23,6 +24,9 @@ use crate::operations::{Operations, Request};
 const REQUEST_BYTES_MAX: usize = 256 << 20;
 /// Commands at once; more wait for their turn.
 const COMMANDS_MAX: usize = 16;
+
+/// The one path of the management API, here and on the admin listener.
+pub const CONTROL_PATH: &str = "/v1/control";
 
 /// Where the socket of an installation is.
 pub fn socket_path(data: &Path) -> PathBuf {
@@ -67,27 +71,36 @@ impl Control {
 }
 
 async fn answer(operations: Arc<Operations>, request: HttpRequest<Incoming>) -> Result<Response<Full<Bytes>>, hyper::Error> {
-    if request.method() != Method::POST || request.uri().path() != "/v1/control" {
-        return Ok(reply(StatusCode::NOT_FOUND, &json!({ "error": "POST /v1/control" })));
-    }
-    let Ok(body) = Limited::new(request.into_body(), REQUEST_BYTES_MAX).collect().await else {
-        return Ok(reply(StatusCode::PAYLOAD_TOO_LARGE, &json!({ "error": "the request is too large" })));
-    };
-    let parsed: Request = match serde_json::from_slice(&body.to_bytes()) {
-        Ok(parsed) => parsed,
-        Err(error) => return Ok(reply(StatusCode::BAD_REQUEST, &json!({ "error": error.to_string() }))),
-    };
-    let outcome = tokio::task::spawn_blocking(move || operations.handle(parsed)).await;
-    Ok(match outcome {
-        Ok(Ok(json)) => reply(StatusCode::OK, &json),
-        Ok(Err(error)) => reply(StatusCode::UNPROCESSABLE_ENTITY, &json!({ "error": format!("{error:#}") })),
-        Err(_) => reply(StatusCode::INTERNAL_SERVER_ERROR, &json!({ "error": "the command failed; the log says why" })),
+    Ok(match request.uri().path() {
+        CONTROL_PATH => carry_out(operations, request).await,
+        _ => reply(StatusCode::NOT_FOUND, &json!({ "error": "POST /v1/control" })),
     })
 }
 
-fn reply(status: StatusCode, body: &Json) -> Response<Full<Bytes>> {
+/// Reads one request and answers it. Whoever calls this has made sure that the caller may ask.
+pub async fn carry_out(operations: Arc<Operations>, request: HttpRequest<Incoming>) -> Response<Full<Bytes>> {
+    if request.method() != Method::POST {
+        return reply(StatusCode::METHOD_NOT_ALLOWED, &json!({ "error": "POST one JSON object" }));
+    }
+    let Ok(body) = Limited::new(request.into_body(), REQUEST_BYTES_MAX).collect().await else {
+        return reply(StatusCode::PAYLOAD_TOO_LARGE, &json!({ "error": "the request is too large" }));
+    };
+    let parsed: Request = match serde_json::from_slice(&body.to_bytes()) {
+        Ok(parsed) => parsed,
+        Err(error) => return reply(StatusCode::BAD_REQUEST, &json!({ "error": error.to_string() })),
+    };
+    let outcome = tokio::task::spawn_blocking(move || operations.handle(parsed)).await;
+    match outcome {
+        Ok(Ok(json)) => reply(StatusCode::OK, &json),
+        Ok(Err(error)) => reply(StatusCode::UNPROCESSABLE_ENTITY, &json!({ "error": format!("{error:#}") })),
+        Err(_) => reply(StatusCode::INTERNAL_SERVER_ERROR, &json!({ "error": "the command failed; the log says why" })),
+    }
+}
+
+pub fn reply(status: StatusCode, body: &Json) -> Response<Full<Bytes>> {
     let mut response = Response::new(Full::new(Bytes::from(body.to_string())));
     *response.status_mut() = status;
+    response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
     response
 }
 
@@ -97,7 +110,7 @@ pub async fn call(data: &Path, request: &Request) -> Result<Option<Json>> {
     let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream)).await?;
     let pump = tokio::spawn(connection);
     let body = Full::new(Bytes::from(serde_json::to_vec(request)?));
-    let request = HttpRequest::post("/v1/control").header("host", "sekisho").body(body)?;
+    let request = HttpRequest::post(CONTROL_PATH).header("host", "sekisho").body(body)?;
     let response = sender.send_request(request).await.context("the running program did not answer")?;
     let status = response.status();
     let json: Json = serde_json::from_slice(&response.into_body().collect().await?.to_bytes())?;

@@ -36,6 +36,8 @@ struct Arguments {
 enum Command {
     /// Run everything on this machine (the default).
     Up(up::UpArguments),
+    /// Does it run, on which policy, and how is the record?
+    Status(commands::status::StatusArguments),
     /// Read the configuration and the policy documents, and say what is wrong with them.
     Check(commands::policy::CheckArguments),
     /// Make these policy documents the policy.
@@ -85,6 +87,7 @@ fn run(arguments: Arguments) -> anyhow::Result<ExitCode> {
     match arguments.command.unwrap_or_else(|| Command::Up(up::UpArguments::default())) {
         Command::ScanWorker => commands::scan::worker(),
         Command::Up(arguments) => up::run(&data, &arguments),
+        Command::Status(arguments) => commands::status::status(&data, &arguments),
         Command::Check(arguments) => commands::policy::check(&arguments),
         Command::Apply(arguments) => commands::policy::apply(&data, &arguments),
         Command::Policy(arguments) => commands::policy::policy(&data, &arguments),

@@ -154,7 +154,7 @@ async fn up(data: &Path, config: Config, arguments: &UpArguments) -> Result<()> 
         limits: ConnectLimits::default(),
     };
     let web = gate_web::bind(web_config, checkpoint.clone(), means).await?;
-    let admin = Admin::bind(config.admin.listen).await?;
+    let admin = Admin::bind(config.admin.listen, data).await?;
 
     let mut listening = Vec::new();
     let row = |gate| move |(protocol, address)| Listening { gate, protocol, address };

@@ -149,6 +149,16 @@ fn loopback_config(origin_ca: &Path) -> String {
     format!("[trust]\nextra_roots = [{origin_ca:?}]\n[upstream]\ndanger_exempt = [\"127.0.0.0/8\", \"::1/128\"]\n")
 }
 
+/// One HTTP request to the admin listener; the whole answer as text.
+fn admin(running: &Running, request: &str) -> String {
+    let mut stream = std::net::TcpStream::connect(running.address("admin", &["http"])).unwrap();
+    stream.set_read_timeout(Some(Duration::from_secs(10))).unwrap();
+    stream.write_all(request.as_bytes()).unwrap();
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).unwrap();
+    answer
+}
+
 fn is_skipped(needs: &str) -> bool {
     if std::env::var_os("SEKISHO_TEST_SYSTEM").is_none() {
         eprintln!("skipped: SEKISHO_TEST_SYSTEM=1 is not set");
@@ -199,6 +209,49 @@ fn a_policy_is_applied_listed_and_rolled_back_while_the_program_runs() {
     std::fs::write(&document, rule.replace("dns.domains", "dns.domain")).unwrap();
     let refused = running.ask(&["apply", path]);
     assert!(refused.contains("dns.domains"), "{refused}");
+}
+
+#[test]
+fn the_management_api_answers_only_who_has_the_token() {
+    use std::os::unix::fs::PermissionsExt;
+    let running = Running::start(tempfile::tempdir().unwrap(), "");
+    let path = running.data().join("admin-token");
+    assert_eq!(std::fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o600);
+    let token = std::fs::read_to_string(&path).unwrap().trim().to_owned();
+    let ask = |authorization: &str| {
+        let body = "{\"op\":\"status\"}";
+        let length = body.len();
+        admin(
+            &running,
+            &format!(
+                "POST /v1/control HTTP/1.1\r\nhost: x\r\n{authorization}content-length: {length}\r\nconnection: close\r\n\r\n{body}"
+            ),
+        )
+    };
+    let answer = ask(&format!("authorization: Bearer {token}\r\n"));
+    assert!(answer.starts_with("HTTP/1.1 200") && answer.contains("\"policy_revision\":1"), "{answer}");
+    let stranger = format!("authorization: Bearer {}\r\n", checkpoint::token_of(&"a".repeat(40)));
+    for refused in ["", &stranger, &format!("authorization: Basic {token}\r\n")] {
+        assert!(ask(refused).starts_with("HTTP/1.1 401"), "{refused}");
+    }
+    assert!(running.ask(&["status"]).contains("policy revision  1"));
+}
+
+#[test]
+fn the_metrics_count_transactions_by_gate_and_outcome() {
+    let running = Running::start(tempfile::tempdir().unwrap(), "");
+    let metrics = || admin(&running, "GET /metrics HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n");
+    let blocked = "sekisho_checkpoint_transactions_total{gate=\"web\",outcome=\"error\"}";
+    assert!(metrics().contains(&format!("{blocked} 0\n")), "{}", metrics());
+    let mut stream = std::net::TcpStream::connect(running.proxy()).unwrap();
+    stream.set_read_timeout(Some(Duration::from_secs(20))).unwrap();
+    // RFC 2606: this name never resolves; without an upstream it fails as well.
+    stream.write_all(b"GET http://nowhere.invalid/ HTTP/1.1\r\nhost: nowhere.invalid\r\nconnection: close\r\n\r\n").unwrap();
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).unwrap();
+    assert!(answer.starts_with("HTTP/1.1 502"), "{answer}");
+    assert!(metrics().contains(&format!("{blocked} 1\n")), "{}", metrics());
+    assert!(metrics().contains("sekisho_gate_dns_queries_udp_total"), "{}", metrics());
 }
 
 #[test]

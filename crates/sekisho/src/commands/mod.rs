@@ -4,6 +4,7 @@ pub mod explain;
 pub mod policy;
 pub mod scan;
 pub mod search;
+pub mod status;
 
 use std::path::Path;
 use std::process::ExitCode;
