@@ -275,6 +275,8 @@ async fn rule_is_explained(stage: &Stage) -> Result<Claim> {
     let request = Request::Explain {
         gate: Gate::Dns,
         host: C2_NAME.into(),
+        scheme: String::new(),
+        port: None,
         path: String::new(),
         method: String::new(),
         query_type: "A".into(),

@@ -1,6 +1,8 @@
 //! What can be asked of an installation, whether it runs or not: search, touched, explain, replay, apply and the history of
 //! the policy. The control socket carries these requests; without a running program the commands call them here.
 
+use std::cell::RefCell;
+use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 use std::time::SystemTime;
 
@@ -20,7 +22,11 @@ pub const SEARCH_EVENTS_MAX: usize = 100_000;
 /// Changes that a replay lists; it counts them all.
 const REPLAY_CHANGES_MAX: usize = 100;
 /// Events that one replay reads at most, so that it ends.
-const REPLAY_EVENTS_MAX: usize = 5_000_000;
+const REPLAY_EVENTS_MAX: u64 = 5_000_000;
+/// Different values that a count keeps apart; the rest is counted together. At 100 bytes each this is 100 MB.
+const COUNT_VALUES_MAX: usize = 1_000_000;
+/// Events that one look of a follower reads.
+const FOLLOW_EVENTS_MAX: usize = 1_000;
 
 #[derive(Debug, Serialize, Deserialize)]
 #[serde(tag = "op", rename_all = "snake_case", deny_unknown_fields)]
@@ -32,9 +38,18 @@ pub enum Request {
         until: Option<i64>,
         limit: usize,
     },
+    /// Counts by the value of a field, in place of the events.
+    Count {
+        expression: String,
+        since: Option<i64>,
+        until: Option<i64>,
+        by: String,
+        limit: usize,
+    },
+    /// Events after a number; none gives the number from which to go on.
     Follow {
         expression: String,
-        after: i64,
+        after: Option<i64>,
     },
     Touched {
         indicators: Vec<String>,
@@ -42,6 +57,12 @@ pub enum Request {
     Explain {
         gate: Gate,
         host: String,
+        /// Of a web request; empty for `https`.
+        #[serde(default)]
+        scheme: String,
+        /// Of a web request; none for the scheme's own.
+        #[serde(default)]
+        port: Option<u16>,
         path: String,
         method: String,
         query_type: String,
@@ -82,9 +103,9 @@ pub struct Operations {
 pub fn compile(documents: &[(String, String)]) -> Result<(Policy, Vec<String>)> {
     let mut parsed = Vec::new();
     for (name, text) in documents {
-        parsed.push((name.clone(), Document::from_toml(text).map_err(|e| anyhow!("{name}: {e}"))?));
+        parsed.push((name.clone(), Document::from_toml(text).with_context(|| name.clone())?));
     }
-    let document = Document::merge(parsed).map_err(|e| anyhow!("{e}"))?;
+    let document = Document::merge(parsed)?;
     match Policy::compile(&document) {
         Ok((policy, warnings)) => Ok((policy, warnings.iter().map(ToString::to_string).collect())),
         Err(problems) => bail!("{}", problems.iter().map(ToString::to_string).collect::<Vec<_>>().join("\n")),
@@ -101,10 +122,11 @@ impl Operations {
         match request {
             Request::Status => self.status(),
             Request::Search { expression, since, until, limit } => self.search(&expression, since, until, limit),
+            Request::Count { expression, since, until, by, limit } => self.count(&expression, since, until, &by, limit),
             Request::Follow { expression, after } => self.follow(&expression, after),
             Request::Touched { indicators } => self.touched(&indicators),
-            Request::Explain { gate, host, path, method, query_type, user, source } => {
-                let asked = Asked { gate, host, path, method, query_type, user, source };
+            Request::Explain { gate, host, scheme, port, path, method, query_type, user, source } => {
+                let asked = Asked { gate, host, scheme, port, path, method, query_type, user, source };
                 Ok(serde_json::to_value(explain(&self.checkpoint, &asked))?)
             }
             Request::Replay { since, documents } => self.replay(since, documents),
@@ -129,31 +151,56 @@ impl Operations {
     fn search(&self, expression: &str, since: Option<i64>, until: Option<i64>, limit: usize) -> Result<Json> {
         // Whoever asks just after an act must find it: what waits for its commit is made visible first.
         self.store.flush()?;
-        let events = self.find(expression, since, until, limit)?;
-        Ok(json!({ "events": events.iter().map(event_json).collect::<Vec<_>>() }))
+        let limit = limit.min(SEARCH_EVENTS_MAX);
+        let filter = self.filter(expression)?;
+        // One more than wanted tells whether there are more.
+        let matches = |facts: &Facts| filter.matches(facts);
+        let found = Query { filter: &matches, ..query(&filter, since, until, limit.saturating_add(1)) };
+        let mut events = self.store.search(&found)?;
+        let is_cut = events.len() > limit;
+        events.truncate(limit);
+        Ok(json!({ "events": events.iter().map(event_json).collect::<Vec<_>>(), "cut": is_cut }))
     }
 
-    fn find(&self, expression: &str, since: Option<i64>, until: Option<i64>, limit: usize) -> Result<Vec<Event>> {
-        let filter = Filter::parse(expression).map_err(|e| anyhow!("{e}"))?;
-        let query = Query {
-            since: since.map(Timestamp),
-            until: until.map(Timestamp),
-            equalities: filter.equalities(),
-            filter: &|facts: &Facts| filter.matches(facts),
-            limit: limit.min(SEARCH_EVENTS_MAX),
-            newest_first: true,
-            ..Query::default()
+    /// A search may name the lists of the policy. They are compiled where it does, and not where it does not.
+    fn filter(&self, expression: &str) -> Result<Filter> {
+        let parsed = Filter::parse(expression);
+        if parsed.is_ok() || !expression.contains('$') {
+            return parsed.map_err(|e| anyhow!("{e}"));
+        }
+        let (policy, _) = compile(&self.revision(None)?.documents)?;
+        Filter::parse_with(expression, &policy).map_err(|e| anyhow!("{e}"))
+    }
+
+    fn count(&self, expression: &str, since: Option<i64>, until: Option<i64>, by: &str, limit: usize) -> Result<Json> {
+        let field = field_named(by)?;
+        self.store.flush()?;
+        let filter = self.filter(expression)?;
+        let counts = RefCell::new(Counts::default());
+        let tally = |facts: &Facts| {
+            if filter.matches(facts) {
+                counts.borrow_mut().add(facts.get(field));
+            }
+            false
         };
-        Ok(self.store.search(&query)?)
+        // Nothing is kept of an event but its value, so that a count of millions holds no millions.
+        self.store.search(&Query { filter: &tally, ..query(&filter, since, until, 1) })?;
+        Ok(counts.into_inner().largest(limit))
     }
 
     /// Events after a number that match, and the number to go on from.
-    fn follow(&self, expression: &str, after: i64) -> Result<Json> {
-        let filter = Filter::parse(expression).map_err(|e| anyhow!("{e}"))?;
-        let events = self.store.read_from(model::EventId(after), 1000)?;
+    fn follow(&self, expression: &str, after: Option<i64>) -> Result<Json> {
+        let filter = self.filter(expression)?;
+        let Some(after) = after else {
+            self.store.flush()?;
+            // The newest by time have the highest numbers, but for events that crossed on their way.
+            let newest = self.store.search(&Query { limit: FOLLOW_EVENTS_MAX, ..Query::default() })?;
+            return Ok(json!({ "events": [], "read": 0, "after": newest.iter().map(|event| event.id.0).max().unwrap_or(0) }));
+        };
+        let events = self.store.read_from(model::EventId(after), FOLLOW_EVENTS_MAX)?;
         let last = events.last().map_or(after, |event| event.id.0);
         let matching: Vec<Json> = events.iter().filter(|event| filter.matches(&event.facts)).map(event_json).collect();
-        Ok(json!({ "events": matching, "after": last }))
+        Ok(json!({ "events": matching, "read": events.len(), "after": last, "more": events.len() == FOLLOW_EVENTS_MAX }))
     }
 
     fn touched(&self, indicators: &[String]) -> Result<Json> {
@@ -205,21 +252,126 @@ impl Operations {
             Some(documents) => compile(&documents)?,
             None => (current.clone(), Vec::new()),
         };
-        let events = self.find("", Some(since), None, REPLAY_EVENTS_MAX)?;
-        let mut changes = Vec::new();
-        let mut changed = 0_u64;
-        for event in &events {
-            let facts = restored(&event.facts);
-            let before = access(&current, &facts, event.time);
-            let after = access(&proposed, &facts, event.time);
-            if before != after {
-                changed += 1;
-                if changes.len() < REPLAY_CHANGES_MAX {
-                    changes.push(json!({ "before": before, "after": after, "event": event_json(event) }));
-                }
+        let replayed = RefCell::new(Replayed::default());
+        let decide = |facts: &Facts| {
+            let mut replayed = replayed.borrow_mut();
+            if replayed.read < REPLAY_EVENTS_MAX {
+                let at = facts.get(FieldId::Time).and_then(Value::as_int).map_or_else(now, Timestamp);
+                let restored = restored(facts);
+                replayed.add(facts, access(&current, &restored, at), access(&proposed, &restored, at));
+            } else {
+                replayed.is_cut = true;
             }
+            false
+        };
+        // Events are decided as they are read and not kept: a week of them would not fit in memory.
+        self.store.flush()?;
+        self.store.search(&Query { since: Some(Timestamp(since)), filter: &decide, limit: 1, ..Query::default() })?;
+        Ok(replayed.into_inner().answer(&warnings))
+    }
+}
+
+/// A search of the store by an expression. The caller sets the filter, which has the last word.
+fn query<'q>(filter: &Filter, since: Option<i64>, until: Option<i64>, limit: usize) -> Query<'q> {
+    // Equality with an element of an array is left to the filter: the store compares whole values.
+    let equalities = filter.equalities().into_iter().filter(|(field, _)| !field.row().ty.is_array());
+    Query {
+        since: since.map(Timestamp),
+        until: until.map(Timestamp),
+        equalities: equalities.collect(),
+        filter: &|_| true,
+        limit,
+        newest_first: true,
+        ..Query::default()
+    }
+}
+
+/// A field by its name or another name of it.
+pub fn field_named(name: &str) -> Result<FieldId> {
+    FieldId::named(name).with_context(|| {
+        let near = FieldId::all().map(|field| field.row().name).min_by_key(|known| strsim::damerau_levenshtein(name, known));
+        format!("there is no field `{name}`; did you mean `{}`? `sekisho fields` lists all", near.unwrap_or_default())
+    })
+}
+
+/// How often each value was seen.
+#[derive(Default)]
+struct Counts {
+    events: u64,
+    by_value: HashMap<String, u64>,
+    /// Events without the field.
+    absent: u64,
+    /// Values beyond the bound.
+    other: u64,
+}
+
+impl Counts {
+    fn add(&mut self, value: Option<&Value>) {
+        self.events += 1;
+        match value {
+            None => self.absent += 1,
+            Some(Value::Text(text)) => self.add_text(text),
+            Some(Value::Texts(texts)) => texts.iter().for_each(|text| self.add_text(text)),
+            Some(Value::Parents(name)) => model::name::parents(name).for_each(|name| self.add_text(name)),
+            Some(Value::Ints(ints)) => ints.iter().for_each(|int| self.add_text(&int.to_string())),
+            Some(Value::Ips(ips)) => ips.iter().for_each(|ip| self.add_text(&ip.to_string())),
+            Some(value) => self.add_text(&value.to_string()),
         }
-        Ok(json!({ "read": events.len(), "changed": changed, "changes": changes, "warnings": warnings }))
+    }
+
+    fn add_text(&mut self, text: &str) {
+        if let Some(count) = self.by_value.get_mut(text) {
+            *count += 1;
+        } else if self.by_value.len() < COUNT_VALUES_MAX {
+            self.by_value.insert(text.to_owned(), 1);
+        } else {
+            self.other += 1;
+        }
+    }
+
+    /// The values seen most often, and those seen as often in their own order.
+    fn largest(self, limit: usize) -> Json {
+        let values = self.by_value.len();
+        let mut counts = self.by_value.into_iter().collect::<Vec<_>>();
+        counts.sort_unstable_by(|(a, a_count), (b, b_count)| b_count.cmp(a_count).then_with(|| a.cmp(b)));
+        counts.truncate(limit);
+        json!({ "events": self.events, "values": values, "absent": self.absent, "other": self.other, "counts": counts })
+    }
+}
+
+/// What a replay has found so far.
+#[derive(Default)]
+struct Replayed {
+    read: u64,
+    changed: u64,
+    is_cut: bool,
+    /// How many went from one decision to another.
+    transitions: BTreeMap<(String, String), u64>,
+    changes: Vec<Json>,
+}
+
+impl Replayed {
+    fn add(&mut self, facts: &Facts, before: String, after: String) {
+        self.read += 1;
+        if before == after {
+            return;
+        }
+        self.changed += 1;
+        if self.changes.len() < REPLAY_CHANGES_MAX {
+            self.changes.push(json!({ "before": before, "after": after, "event": facts_json(facts) }));
+        }
+        *self.transitions.entry((before, after)).or_default() += 1;
+    }
+
+    fn answer(self, warnings: &[String]) -> Json {
+        let transitions = self
+            .transitions
+            .into_iter()
+            .map(|((before, after), count)| json!({ "before": before, "after": after, "count": count }));
+        json!({
+            "read": self.read, "changed": self.changed, "cut": self.is_cut,
+            "transitions": transitions.collect::<Vec<_>>(), "changes": self.changes, "warnings": warnings,
+        })
     }
 }
 
@@ -255,6 +407,8 @@ fn access(policy: &Policy, facts: &Facts, at: Timestamp) -> String {
 pub struct Asked {
     pub gate: Gate,
     pub host: String,
+    pub scheme: String,
+    pub port: Option<u16>,
     pub path: String,
     pub method: String,
     pub query_type: String,
@@ -288,7 +442,7 @@ fn explain(checkpoint: &Checkpoint, asked: &Asked) -> policy::Explanation {
         told.push((FieldId::HttpMethod, Value::text(&asked.method)));
         told.push((FieldId::HttpPath, Value::text(path)));
         told.push((FieldId::HttpPathAndQuery, Value::text(&asked.path)));
-        told.push((FieldId::HttpUrl, Value::text(format!("https://{}{}", asked.host, asked.path))));
+        told.extend(destination(asked));
         if let Some((_, query)) = asked.path.split_once('?') {
             told.push((FieldId::HttpQuery, Value::text(query)));
         }
@@ -297,16 +451,43 @@ fn explain(checkpoint: &Checkpoint, asked: &Asked) -> policy::Explanation {
     checkpoint.explain(&session, &asked.host, told, station)
 }
 
+/// The URL and the port as the web gate would learn them: a port that the scheme implies is not written.
+fn destination(asked: &Asked) -> [(FieldId, Value); 2] {
+    let scheme = if asked.scheme.is_empty() { "https" } else { &asked.scheme };
+    let implied = if scheme == "http" { 80 } else { 443 };
+    let port = asked.port.unwrap_or(implied);
+    let host = match model::name::canonical(&asked.host) {
+        _ if asked.host.contains(':') => format!("[{}]", asked.host),
+        Some(host) => host,
+        None => asked.host.clone(),
+    };
+    let authority = if port == implied { host } else { format!("{host}:{port}") };
+    [
+        (FieldId::HttpUrl, Value::text(format!("{scheme}://{authority}{}", asked.path))),
+        (FieldId::DestinationPort, Value::Int(i64::from(port))),
+    ]
+}
+
 /// Every field of the event under its own name.
 pub fn event_json(event: &Event) -> Json {
-    let mut row = Map::new();
-    row.insert("event.id".into(), json!(event.id.0));
-    row.insert("event.class".into(), json!(event.class.uid()));
-    row.insert("event.time".into(), json!(time_text(event.time)));
-    for (field, value) in event.facts.iter().filter(|(field, _)| *field != FieldId::Time) {
-        row.insert(field.row().name.into(), serde_json::to_value(value).unwrap_or(Json::Null));
+    let mut row = facts_json(&event.facts);
+    if let Json::Object(row) = &mut row {
+        row.insert("event.id".into(), json!(event.id.0));
+        row.insert("event.class".into(), json!(event.class.uid()));
+        row.insert("event.time".into(), json!(time_text(event.time)));
     }
-    Json::Object(row)
+    row
+}
+
+fn facts_json(facts: &Facts) -> Json {
+    let named = facts.iter().map(|(field, value)| {
+        let value = match value.as_int() {
+            Some(time) if field == FieldId::Time => json!(time_text(Timestamp(time))),
+            _ => serde_json::to_value(value).unwrap_or(Json::Null),
+        };
+        (field.row().name.to_owned(), value)
+    });
+    Json::Object(named.collect::<Map<_, _>>())
 }
 
 /// RFC 3339 in UTC, milliseconds; a time outside the calendar's range is written as its number.

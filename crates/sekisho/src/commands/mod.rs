@@ -9,7 +9,8 @@ pub mod status;
 use std::path::Path;
 use std::process::ExitCode;
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, ensure};
+use jiff::tz::TimeZone;
 use model::{FIELDS, Timestamp};
 use serde_json::Value as Json;
 
@@ -22,23 +23,66 @@ pub fn ask(data: &Path, request: Request) -> Result<Json> {
     if let Some(answer) = runtime.block_on(control::call(data, &request))? {
         return Ok(answer);
     }
+    // Opening would make what is missing, in whatever folder was named.
+    let is_installation = data.join("policy.redb").exists() || !data.is_dir();
+    ensure!(is_installation, "{} holds no installation; name its folder with --data", data.display());
     let operations: Operations = up::at_rest(data).with_context(|| format!("nothing runs on {}", data.display()))?;
     operations.handle(request)
 }
 
-/// `90s`, `15m`, `24h`, `7d`: that long ago.
-pub fn ago(text: &str) -> Result<Timestamp> {
-    let wrong = || format!("`{text}` is no length of time; write 90s, 15m, 24h or 7d");
-    let (digits, unit) = text.split_at_checked(text.len().saturating_sub(1)).with_context(wrong)?;
-    let seconds = match unit {
+/// A moment: `90s`, `15m`, `24h`, `7d`, `2w` are that long ago; a date, a date and time, or RFC 3339 are themselves, in the
+/// time zone of this machine where they name none.
+pub fn moment(text: &str) -> Result<Timestamp> {
+    moment_in(text, now(), &TimeZone::system())
+}
+
+fn moment_in(text: &str, now: Timestamp, zone: &TimeZone) -> Result<Timestamp> {
+    let text = text.trim();
+    if let Some(ago) = length(text) {
+        return Ok(now.plus_micros(ago.saturating_neg()));
+    }
+    if let Ok(exact) = text.parse::<jiff::Timestamp>() {
+        return Ok(Timestamp(exact.as_microsecond()));
+    }
+    let local: jiff::civil::DateTime = text.parse().ok().with_context(|| {
+        format!("`{text}` is no time; write 90s, 15m, 24h, 7d or 2w ago, 2026-11-24, 2026-11-24T10:30 or RFC 3339")
+    })?;
+    let zoned = local.to_zoned(zone.clone()).with_context(|| format!("`{text}` is out of range"))?;
+    Ok(Timestamp(zoned.timestamp().as_microsecond()))
+}
+
+/// A length of time in microseconds.
+fn length(text: &str) -> Option<i64> {
+    let (digits, unit) = text.split_at_checked(text.len().checked_sub(1)?)?;
+    let seconds: i64 = match unit {
         "s" => 1,
         "m" => 60,
         "h" => 3600,
         "d" => 86_400,
-        _ => anyhow::bail!(wrong()),
+        "w" => 604_800,
+        _ => return None,
     };
-    let count: i64 = digits.parse().with_context(wrong)?;
-    Ok(now().plus_micros(count.saturating_mul(seconds).saturating_mul(-1_000_000)))
+    let is_number = !digits.is_empty() && digits.bytes().all(|byte| byte.is_ascii_digit());
+    let count: i64 = is_number.then(|| digits.parse().unwrap_or(i64::MAX))?;
+    Some(count.saturating_mul(seconds).saturating_mul(1_000_000))
+}
+
+/// Text of strangers as a terminal may show it: control characters, and those that reorder a line, do not reach it.
+pub fn shown(text: &str) -> String {
+    let steers = |c: char| c.is_control() || matches!(c, '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}');
+    text.chars().map(|c| if steers(c) { '\u{fffd}' } else { c }).collect()
+}
+
+/// RFC 4180 quoting. A cell that a spreadsheet would take for a formula is led by an apostrophe.
+pub fn quoted(text: &str) -> String {
+    let text = if text.starts_with(['=', '+', '-', '@']) { format!("'{text}") } else { text.to_owned() };
+    format!("\"{}\"", text.replace('"', "\"\""))
+}
+
+/// Whoever reads our output may stop reading; that is no failure.
+pub fn is_broken_pipe(error: &anyhow::Error) -> bool {
+    let io = error.chain().filter_map(|cause| cause.downcast_ref::<std::io::Error>());
+    io.into_iter().any(|error| error.kind() == std::io::ErrorKind::BrokenPipe)
 }
 
 /// The field reference (docs/fields.md is its output).
@@ -77,6 +121,7 @@ pub fn fields_page() -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::operations::time_text;
 
     #[test]
     fn the_committed_field_reference_is_the_generated_one() -> Result<()> {
@@ -87,10 +132,41 @@ mod tests {
     }
 
     #[test]
-    fn lengths_of_time_need_a_unit() {
-        assert!(ago("24h").is_ok());
-        for wrong in ["", "24", "h", "-", "1w", "é"] {
-            assert!(ago(wrong).is_err(), "{wrong}");
+    fn moments_are_lengths_ago_or_times() -> Result<()> {
+        let now = Timestamp::from_seconds(1_795_521_600);
+        let zone = TimeZone::get("Europe/Berlin")?;
+        let at = |text| moment_in(text, now, &zone).map(time_text);
+        for (text, expected) in [
+            ("24h", "2026-11-23T12:00:00.000Z"),
+            ("2w", "2026-11-10T12:00:00.000Z"),
+            ("0s", "2026-11-24T12:00:00.000Z"),
+            ("2026-11-24", "2026-11-23T23:00:00.000Z"),
+            ("2026-07-01T10:30", "2026-07-01T08:30:00.000Z"),
+            ("2026-11-24 10:30:15", "2026-11-24T09:30:15.000Z"),
+            ("2026-11-24T10:30:00Z", "2026-11-24T10:30:00.000Z"),
+            ("2026-11-24T10:30:00.5-05:00", "2026-11-24T15:30:00.500Z"),
+        ] {
+            assert_eq!(at(text)?, expected, "{text}");
         }
+        for wrong in ["", "24", "h", "-", "-1h", "+1h", "1y", "é", "2026-13-01", "yesterday", "12:00"] {
+            assert!(at(wrong).is_err(), "{wrong}");
+        }
+        Ok(())
+    }
+
+    #[test]
+    fn a_folder_that_holds_no_installation_stays_as_it_is() -> Result<()> {
+        let folder = tempfile::tempdir()?;
+        let asked = ask(folder.path(), Request::History);
+        assert!(asked.is_err_and(|error| format!("{error:#}").contains("no installation")));
+        assert_eq!(std::fs::read_dir(folder.path())?.count(), 0);
+        Ok(())
+    }
+
+    #[test]
+    fn strangers_text_cannot_steer_a_terminal_or_a_spreadsheet() {
+        assert_eq!(shown("a\u{1b}[2Jb\u{202e}c"), "a\u{fffd}[2Jb\u{fffd}c");
+        assert_eq!(quoted("=1+1"), "\"'=1+1\"");
+        assert_eq!(quoted("a\"b"), "\"a\"\"b\"");
     }
 }

@@ -1,0 +1,144 @@
+//! An installation with a known record, for tests that ask it: made by the program, filled through the store.
+
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Output, Stdio};
+use std::time::{Duration, SystemTime};
+
+use model::{Class, Event, EventId, Facts, FieldId, Gate, Recorder, Timestamp, Value};
+use store::{Store, StoreConfig};
+
+pub const PROGRAM: &str = env!("CARGO_BIN_EXE_sekisho");
+
+/// The program, ended when dropped.
+pub struct Running {
+    child: Child,
+    ready: serde_json::Value,
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+impl Running {
+    pub fn start(folder: &Path) -> Running {
+        let ready = folder.join("ready.json");
+        let _ = std::fs::remove_file(&ready);
+        let mut child = Command::new(PROGRAM)
+            .arg("--data")
+            .arg(folder.join("data"))
+            .args(["up", "--ephemeral-ports", "--ready-file"])
+            .arg(&ready)
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .stderr(Stdio::null())
+            .spawn()
+            .unwrap();
+        for _ in 0..1_200 {
+            if let Ok(text) = std::fs::read_to_string(&ready) {
+                return Running { child, ready: serde_json::from_str(&text).unwrap() };
+            }
+            assert!(child.try_wait().unwrap().is_none(), "it does not come up");
+            std::thread::sleep(Duration::from_millis(50));
+        }
+        panic!("it does not come up");
+    }
+
+    /// Stops it as a service manager would.
+    pub fn stop(mut self) {
+        assert!(Command::new("kill").arg(self.child.id().to_string()).status().unwrap().success());
+        assert!(self.child.wait().unwrap().success());
+    }
+
+    pub fn dns(&self) -> SocketAddr {
+        let rows = self.ready["listeners"].as_array().unwrap();
+        let row = rows.iter().find(|row| row["gate"] == "dns" && row["protocol"] == "udp").unwrap();
+        row["address"].as_str().unwrap().parse().unwrap()
+    }
+}
+
+/// A folder with an installation that does not run.
+pub struct Installation {
+    pub folder: tempfile::TempDir,
+}
+
+impl Installation {
+    pub fn new() -> Installation {
+        let folder = tempfile::tempdir().unwrap();
+        Running::start(folder.path()).stop();
+        Installation { folder }
+    }
+
+    pub fn data(&self) -> PathBuf {
+        self.folder.path().join("data")
+    }
+
+    /// Records events while nothing runs; those of the first part are sealed into files, the others stay in the log.
+    pub fn record(&self, sealed: Vec<Event>, unsealed: Vec<Event>) {
+        let store = Store::open(StoreConfig::in_directory(self.data().join("events"))).unwrap();
+        sealed.into_iter().for_each(|event| store.record(event));
+        store.flush().unwrap();
+        store.seal().unwrap();
+        unsealed.into_iter().for_each(|event| store.record(event));
+        store.flush().unwrap();
+    }
+
+    pub fn command(&self, arguments: &[&str]) -> Output {
+        Command::new(PROGRAM).arg("--data").arg(self.data()).args(arguments).stdin(Stdio::null()).output().unwrap()
+    }
+
+    /// What a command prints, its two streams and its exit code.
+    pub fn ask(&self, arguments: &[&str]) -> (String, String, Option<i32>) {
+        let output = self.command(arguments);
+        let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
+        (text(&output.stdout), text(&output.stderr), output.status.code())
+    }
+}
+
+pub fn now() -> Timestamp {
+    SystemTime::now().into()
+}
+
+fn event(gate: Gate, time: Timestamp, facts: &[(FieldId, Value)]) -> Event {
+    let mut all = Facts::new(gate);
+    for (field, value) in facts {
+        assert!(all.set(*field, value.clone()));
+    }
+    Event { id: EventId(0), time, class: Class::of(gate), facts: all }
+}
+
+/// A name that was asked for, by a user of number so many.
+pub fn name(host: &str, user: u32, outcome: &str, time: Timestamp) -> Event {
+    let source = IpAddr::V4(Ipv4Addr::from(0x0A00_0000 + user));
+    event(
+        Gate::Dns,
+        time,
+        &[
+            (FieldId::DnsFqdn, Value::text(host)),
+            (FieldId::DnsQueryType, Value::text("A")),
+            (FieldId::UserEmail, Value::text(format!("user{user}@corp.example"))),
+            (FieldId::SourceIp, Value::Ip(source)),
+            (FieldId::VerdictOutcome, Value::text(outcome)),
+            (FieldId::ActionId, Value::Int(if outcome == "blocked" { 2 } else { 1 })),
+            (FieldId::DnsResolvedIps, Value::ips([IpAddr::V4(Ipv4Addr::new(192, 0, 2, (user % 200) as u8))])),
+        ],
+    )
+}
+
+/// A page that was fetched.
+pub fn page(url: &str, host: &str, bytes: i64, time: Timestamp) -> Event {
+    event(
+        Gate::Web,
+        time,
+        &[
+            (FieldId::HttpHost, Value::text(host)),
+            (FieldId::HttpUrl, Value::text(url)),
+            (FieldId::HttpMethod, Value::text("GET")),
+            (FieldId::BytesIn, Value::Int(bytes)),
+            (FieldId::VerdictOutcome, Value::text("allowed")),
+        ],
+    )
+}
