@@ -17,6 +17,8 @@ use model::Disposition;
 use tokio::sync::mpsc;
 use tokio::time::{Sleep, sleep};
 
+use crate::links::Received;
+
 /// Frames that wait between the feeding task and the connection: enough to keep both busy, few enough to stay small.
 const FED_FRAMES_MAX: usize = 4;
 
@@ -55,7 +57,7 @@ pub(crate) type Uploaded = Arc<AtomicU64>;
 
 struct Streamed {
     first: VecDeque<Bytes>,
-    incoming: Incoming,
+    incoming: Received,
     count: Count,
     idle: Duration,
     silence: Option<Pin<Box<Sleep>>>,
@@ -155,11 +157,17 @@ impl WebBody {
 
     /// A request body that is passed on as it comes.
     pub(crate) fn upload(incoming: Incoming, first: VecDeque<Bytes>, uploaded: Uploaded, idle: Duration) -> WebBody {
-        WebBody(Kind::Streamed(Box::new(Streamed { first, incoming, count: Count::Request(uploaded), idle, silence: None })))
+        WebBody(Kind::Streamed(Box::new(Streamed {
+            first,
+            incoming: incoming.into(),
+            count: Count::Request(uploaded),
+            idle,
+            silence: None,
+        })))
     }
 
     /// A response body that is passed on as it comes; its end ends the transaction.
-    pub(crate) fn download(incoming: Incoming, first: VecDeque<Bytes>, ledger: Ledger, idle: Duration) -> WebBody {
+    pub(crate) fn download(incoming: Received, first: VecDeque<Bytes>, ledger: Ledger, idle: Duration) -> WebBody {
         let mut streamed = Streamed { first, incoming, count: Count::Response(ledger), idle, silence: None };
         streamed.close_at_end();
         WebBody(Kind::Streamed(Box::new(streamed)))

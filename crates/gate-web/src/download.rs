@@ -11,7 +11,7 @@ use checkpoint::{FailureMode, Passage, Refusal, ScanVerdict};
 use http::response::Parts;
 use http::{HeaderMap, Response, StatusCode, header};
 use http_body_util::BodyExt;
-use hyper::body::{Body, Incoming};
+use hyper::body::Body;
 use model::{Action, Destination, Disposition, FieldId, Question, Station, Value};
 use tokio::time::{Instant, interval_at, timeout, timeout_at};
 
@@ -19,6 +19,7 @@ use crate::body::{Feeder, Ledger, Uploaded, WebBody};
 use crate::enforce::{self, Answer, Asker};
 use crate::facts;
 use crate::headers::{disposition_name, path_name, strip_connection_fields};
+use crate::links::Received;
 use crate::session::{Road, Shared};
 use crate::sniff;
 use crate::spec::{OnHit, ScanConfig};
@@ -55,7 +56,7 @@ enum Held {
 
 impl Exchange<'_> {
     /// Brings the response to the client, or what takes its place.
-    pub(crate) async fn receive(self, mut passage: Passage, response: Response<Incoming>) -> Answer {
+    pub(crate) async fn receive(self, mut passage: Passage, response: Response<Received>) -> Answer {
         let (mut parts, incoming) = response.into_parts();
         if !strip_connection_fields(&mut parts.headers) {
             return Ok(enforce::failed(self.road, self.asker, passage, &crate::links::LinkError::Malformed));
@@ -89,7 +90,7 @@ impl Exchange<'_> {
     }
 
     /// Passes a body on that is not looked at.
-    fn pass_on(self, mut passage: Passage, parts: Parts, incoming: Incoming, first: VecDeque<Bytes>) -> Answer {
+    fn pass_on(self, mut passage: Passage, parts: Parts, incoming: Received, first: VecDeque<Bytes>) -> Answer {
         passage.reach(Station::ResponseBody);
         match passage.permit(Destination::Client) {
             Err(refusal) => Ok(enforce::refuse(self.road, self.asker, passage, &refusal)),
@@ -101,7 +102,7 @@ impl Exchange<'_> {
         }
     }
 
-    async fn examine(self, mut passage: Passage, parts: Parts, mut incoming: Incoming) -> Answer {
+    async fn examine(self, mut passage: Passage, parts: Parts, mut incoming: Received) -> Answer {
         if let Err(refusal) = passage.permit(Destination::Client) {
             return Ok(enforce::refuse(self.road, self.asker, passage, &refusal));
         }
@@ -138,7 +139,7 @@ impl Exchange<'_> {
         enforce::failed(self.road, self.asker, passage, &crate::links::LinkError::Malformed)
     }
 
-    fn pass_unscanned(self, mut passage: Passage, parts: Parts, incoming: Incoming, spool: Spool, reason: &str) -> Answer {
+    fn pass_unscanned(self, mut passage: Passage, parts: Parts, incoming: Received, spool: Spool, reason: &str) -> Answer {
         if !passes_unscanned(&self.road.shared, &mut passage, reason) {
             return Ok(enforce::bad_request(self.road, self.asker, passage, 403, "unscannable", UNSCANNABLE_REASON));
         }
@@ -182,7 +183,7 @@ impl Exchange<'_> {
         self,
         mut passage: Passage,
         parts: Parts,
-        incoming: Incoming,
+        incoming: Received,
         spool: Spool,
         length: Option<u64>,
     ) -> Response<WebBody> {
@@ -201,7 +202,7 @@ struct Trickle {
     road: Arc<Road>,
     feeder: Feeder,
     spool: Spool,
-    incoming: Incoming,
+    incoming: Received,
     name: String,
     /// Bytes that the client has been sent.
     released: u64,
@@ -381,7 +382,7 @@ impl Trickle {
 }
 
 /// Reads until the signatures of AV-02 can be compared.
-async fn first_bytes(spool: &mut Spool, incoming: &mut Incoming, idle: Duration) -> Option<&'static str> {
+async fn first_bytes(spool: &mut Spool, incoming: &mut Received, idle: Duration) -> Option<&'static str> {
     while spool.bytes() < sniff::FIRST_BYTES as u64 && !incoming.is_end_stream() {
         match timeout(idle, incoming.frame()).await {
             Err(_) => return Some("deadline"),
@@ -393,7 +394,7 @@ async fn first_bytes(spool: &mut Spool, incoming: &mut Incoming, idle: Duration)
     None
 }
 
-async fn hold(spool: &mut Spool, incoming: &mut Incoming, scan: &ScanConfig, deadline: Instant, idle: Duration) -> Held {
+async fn hold(spool: &mut Spool, incoming: &mut Received, scan: &ScanConfig, deadline: Instant, idle: Duration) -> Held {
     let mut trailers = None;
     let deadline = deadline.min(Instant::now() + idle);
     while spool.bytes() <= scan.hold_bytes {

@@ -1,18 +1,26 @@
 //! Connections to origins. Each client connection has its own and never shares them with another: what one client
 //! authenticated stays its own, and blame is simple. A link is kept for the next request to the same origin.
+//!
+//! An HTTP/1 link has no task of its own where that can be avoided: whoever waits for its answer, or reads the answer's
+//! body, moves its bytes. A request then wakes one task and no other thread, and a client that does not read stops its
+//! origin without a buffer in between.
 
+use std::future::{Future, poll_fn};
 use std::net::IpAddr;
+use std::pin::{Pin, pin};
 use std::sync::{Arc, Mutex, PoisonError};
+use std::task::{Context, Poll};
 use std::time::Duration;
 
+use bytes::Bytes;
 use checkpoint::Permit;
 use http::{HeaderMap, Request, Response, Uri, Version, header};
-use hyper::body::Incoming;
+use hyper::body::{Body, Frame, Incoming, SizeHint};
 use hyper::client::conn::{http1, http2};
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use net::mint::Alpn;
 use net::trust::CertificateProblem;
-use net::upstream::{Connector, Security, Upstream, UpstreamTls, UpstreamTlsVersion, connect};
+use net::upstream::{Connector, Security, Upstream, UpstreamStream, UpstreamTls, UpstreamTlsVersion, connect};
 use tokio::time::timeout;
 
 use crate::body::WebBody;
@@ -20,7 +28,7 @@ use crate::session::{Leg, Origin, Scheme};
 
 /// Links that one client connection keeps. A browser speaks to few origins over one proxy connection.
 const LINKS_MAX: usize = 8;
-/// A link that is still busy with its last body is waited for this long before another is opened.
+/// A link whose last request body is still under way is waited for this long before another is opened.
 const READY_WAIT: Duration = Duration::from_millis(200);
 /// Read and write buffer of one HTTP/1 connection, and with it the longest head.
 pub(crate) const HEAD_BYTES_MAX: usize = 128 << 10;
@@ -31,9 +39,12 @@ pub(crate) const HEADER_LIST_BYTES_MAX: u32 = 64 << 10;
 /// Fields of one head (hyper's own default).
 pub(crate) const HEADERS_MAX: usize = 100;
 
-/// The links of one client connection.
+/// The links of one client connection. Clones share them: a body on its way brings its link back.
+#[derive(Clone, Default)]
+pub(crate) struct Links(Arc<Kept>);
+
 #[derive(Default)]
-pub(crate) struct Links {
+struct Kept {
     links: Mutex<Vec<Link>>,
     addresses: Mutex<Vec<(Arc<str>, Vec<IpAddr>)>>,
 }
@@ -45,8 +56,21 @@ struct Link {
 }
 
 enum Sender {
-    One(http1::SendRequest<WebBody>),
+    One(Single),
     Many(http2::SendRequest<WebBody>),
+}
+
+/// An HTTP/1 connection, on which one request is under way at a time.
+struct Single {
+    sender: http1::SendRequest<WebBody>,
+    /// None once it has ended, or has been left to a task.
+    connection: Option<Box<http1::Connection<TokioIo<UpstreamStream>, WebBody>>>,
+}
+
+/// A body that is received. Reading that of an HTTP/1 link moves the link, which is kept again at the body's end.
+pub(crate) struct Received {
+    incoming: Incoming,
+    link: Option<Box<(Link, Links)>>,
 }
 
 /// What was agreed with an origin.
@@ -101,7 +125,7 @@ impl Links {
     }
 
     fn put(&self, link: Link) {
-        let mut links = self.links.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut links = self.0.links.lock().unwrap_or_else(PoisonError::into_inner);
         if links.len() == LINKS_MAX {
             links.remove(0);
         }
@@ -110,17 +134,17 @@ impl Links {
 
     /// What was agreed with an origin to which a link is open.
     pub(crate) fn agreed(&self, origin: &Origin) -> Option<Agreed> {
-        let links = self.links.lock().unwrap_or_else(PoisonError::into_inner);
+        let links = self.0.links.lock().unwrap_or_else(PoisonError::into_inner);
         links.iter().find(|link| link.origin == *origin && !link.is_closed()).map(|link| link.agreed)
     }
 
     pub(crate) fn addresses(&self, host: &str) -> Option<Vec<IpAddr>> {
-        let known = self.addresses.lock().unwrap_or_else(PoisonError::into_inner);
+        let known = self.0.addresses.lock().unwrap_or_else(PoisonError::into_inner);
         known.iter().find(|(name, _)| **name == *host).map(|(_, addresses)| addresses.clone())
     }
 
     pub(crate) fn keep_addresses(&self, host: &Arc<str>, addresses: &[IpAddr]) {
-        let mut known = self.addresses.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut known = self.0.addresses.lock().unwrap_or_else(PoisonError::into_inner);
         if known.len() == LINKS_MAX {
             known.remove(0);
         }
@@ -129,7 +153,7 @@ impl Links {
 
     /// A link to this origin: a share of an HTTP/2 connection, or an HTTP/1 connection that is taken out.
     fn take(&self, origin: &Origin) -> Option<Link> {
-        let mut links = self.links.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut links = self.0.links.lock().unwrap_or_else(PoisonError::into_inner);
         links.retain(|link| !link.is_closed());
         let place = links.iter().position(|link| link.origin == *origin)?;
         match &links.get(place)?.sender {
@@ -145,9 +169,88 @@ impl Links {
 impl Link {
     fn is_closed(&self) -> bool {
         match &self.sender {
-            Sender::One(sender) => sender.is_closed(),
+            Sender::One(single) => single.sender.is_closed(),
             Sender::Many(sender) => sender.is_closed(),
         }
+    }
+}
+
+impl Single {
+    /// Moves the bytes that can be moved.
+    fn turn(&mut self, cx: &mut Context<'_>) {
+        let Some(connection) = &mut self.connection else { return };
+        if let Poll::Ready(ended) = Pin::new(connection.as_mut()).poll(cx) {
+            crate::events::upstream_ended(ended.err());
+            self.connection = None;
+        }
+    }
+
+    async fn ready(&mut self) -> bool {
+        let ready = poll_fn(|cx| {
+            self.turn(cx);
+            self.sender.poll_ready(cx)
+        });
+        ready.await.is_ok()
+    }
+
+    /// A request with a body moves while its answer may be waiting for the client, and an upgrade ends the connection as
+    /// hyper knows it: both need a task.
+    fn leave_to_task(&mut self) {
+        if let Some(connection) = self.connection.take() {
+            tokio::spawn(async move { crate::events::upstream_ended(connection.with_upgrades().await.err()) });
+        }
+    }
+
+    async fn exchange(&mut self, request: Request<WebBody>) -> Result<Response<Incoming>, Unsent> {
+        if !request.body().is_end_stream() || request.headers().contains_key(header::UPGRADE) {
+            self.leave_to_task();
+        }
+        let mut answer = pin!(self.sender.try_send_request(request));
+        poll_fn(|cx| {
+            self.turn(cx);
+            answer.as_mut().poll(cx)
+        })
+        .await
+    }
+}
+
+impl From<Incoming> for Received {
+    fn from(incoming: Incoming) -> Received {
+        Received { incoming, link: None }
+    }
+}
+
+impl Body for Received {
+    type Data = Bytes;
+    type Error = hyper::Error;
+
+    fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, hyper::Error>>> {
+        let this = &mut *self;
+        let mut next = Pin::new(&mut this.incoming).poll_frame(cx);
+        if let (true, Some(place)) = (next.is_pending(), &mut this.link)
+            && let Sender::One(single) = &mut place.0.sender
+        {
+            single.turn(cx);
+            next = Pin::new(&mut this.incoming).poll_frame(cx);
+        }
+        let has_ended = match &next {
+            Poll::Pending => false,
+            Poll::Ready(Some(Ok(_))) => this.incoming.is_end_stream(),
+            Poll::Ready(_) => true,
+        };
+        if let Some(place) = this.link.take_if(|_| has_ended) {
+            let (link, links) = *place;
+            links.put(link);
+        }
+        next
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.incoming.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.incoming.size_hint()
     }
 }
 
@@ -186,8 +289,7 @@ pub(crate) async fn open(permit: Permit, scheme: Scheme, alpn: Alpn, connector: 
         }
         false => {
             let (sender, connection) = http1::Builder::new().max_buf_size(HEAD_BYTES_MAX).handshake(io).await?;
-            tokio::spawn(async move { crate::events::upstream_ended(connection.with_upgrades().await.err()) });
-            Sender::One(sender)
+            Sender::One(Single { sender, connection: Some(Box::new(connection)) })
         }
     };
     Ok(Ready { sender, agreed })
@@ -195,7 +297,7 @@ pub(crate) async fn open(permit: Permit, scheme: Scheme, alpn: Alpn, connector: 
 
 impl Sending<'_> {
     /// Sends the request over a kept link or a new one. The permit is used up either way.
-    pub(crate) async fn send(self, permit: Permit, request: Request<WebBody>) -> Result<(Response<Incoming>, Agreed), LinkError> {
+    pub(crate) async fn send(self, permit: Permit, request: Request<WebBody>) -> Result<(Response<Received>, Agreed), LinkError> {
         let mut request = request;
         if let Some(mut link) = self.ready_link().await {
             fit(&mut request, self.origin, link.agreed.is_http2);
@@ -224,21 +326,22 @@ impl Sending<'_> {
         let mut link = self.links.take(self.origin)?;
         match &mut link.sender {
             Sender::Many(sender) => sender.ready().await.is_ok(),
-            // A client that speaks HTTP/2 has several requests at once, so a busy link is left to the one that has it.
-            Sender::One(sender) if self.leg == Leg::Http2 && !sender.is_ready() => {
-                self.links.put(link);
-                return None;
-            }
-            Sender::One(sender) => matches!(timeout(READY_WAIT, sender.ready()).await, Ok(Ok(()))),
+            Sender::One(single) => timeout(READY_WAIT, single.ready()).await.unwrap_or(false),
         }
         .then_some(link)
     }
 
-    fn keep(&self, link: Link, response: Response<Incoming>) -> (Response<Incoming>, Agreed) {
+    /// A shared link is kept at once, one of HTTP/1 when the body has come.
+    fn keep(&self, link: Link, response: Response<Incoming>) -> (Response<Received>, Agreed) {
         let agreed = link.agreed;
-        let is_shared_and_kept = agreed.is_http2 && self.links.agreed(self.origin).is_some_and(|kept| kept.is_http2);
-        if response.status() != http::StatusCode::SWITCHING_PROTOCOLS && !is_shared_and_kept {
-            self.links.put(link);
+        let has_switched = response.status() == http::StatusCode::SWITCHING_PROTOCOLS;
+        let has_ended = response.body().is_end_stream();
+        let mut response = response.map(Received::from);
+        match &link.sender {
+            _ if has_switched => {}
+            Sender::One(_) if !has_ended => response.body_mut().link = Some(Box::new((link, self.links.clone()))),
+            Sender::Many(_) if self.links.agreed(self.origin).is_some_and(|kept| kept.is_http2) => {}
+            Sender::One(_) | Sender::Many(_) => self.links.put(link),
         }
         (response, agreed)
     }
@@ -251,21 +354,15 @@ impl Sender {
         request: Request<WebBody>,
     ) -> Result<Response<Incoming>, (hyper::Error, Option<Request<WebBody>>)> {
         match self {
-            Sender::One(sender) => {
-                sender.try_send_request(request).await.map_err(|mut error| (error.take_message(), error)).map_err(unsent)
-            }
-            Sender::Many(sender) => {
-                sender.try_send_request(request).await.map_err(|mut error| (error.take_message(), error)).map_err(unsent)
-            }
+            Sender::One(single) => single.exchange(request).await,
+            Sender::Many(sender) => sender.try_send_request(request).await,
         }
+        .map_err(|mut unsent| (unsent.take_message(), unsent))
+        .map_err(|(message, unsent)| (unsent.into_error(), message))
     }
 }
 
 type Unsent = hyper::client::conn::TrySendError<Request<WebBody>>;
-
-fn unsent((message, error): (Option<Request<WebBody>>, Unsent)) -> (hyper::Error, Option<Request<WebBody>>) {
-    (error.into_error(), message)
-}
 
 /// Gives the request the form of the link's protocol (RFC 9112 section 3.2.1, RFC 9113 section 8.3.1).
 fn fit(request: &mut Request<WebBody>, origin: &Origin, is_http2: bool) {
