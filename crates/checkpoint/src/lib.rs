@@ -12,6 +12,7 @@ mod privacy;
 mod settings;
 #[cfg(feature = "testing")]
 pub mod testing;
+mod verdicts;
 
 use std::fs::File;
 use std::future::Future;
@@ -57,6 +58,7 @@ struct Inner {
     state: ArcSwap<State>,
     recorder: Arc<dyn Recorder>,
     scanner: Option<Arc<dyn Scanner>>,
+    verdicts: verdicts::Verdicts,
     clock: Clock,
     sessions: AtomicU64,
     transactions: AtomicU64,
@@ -100,6 +102,7 @@ impl Checkpoint {
             state: ArcSwap::from_pointee(State { policy, knowledge, directory, settings }),
             recorder,
             scanner,
+            verdicts: verdicts::Verdicts::default(),
             clock,
             sessions: AtomicU64::new(1),
             transactions: AtomicU64::new(first_transaction),

@@ -10,8 +10,10 @@ use model::{
     Severity, Station, Timestamp, TransactionId, Value, Verdict,
 };
 use policy::{Decision, Permit, Refusal};
+use sha2::Digest as _;
 
 use crate::privacy::{keep, redact};
+use crate::verdicts::Digest;
 use crate::{Checkpoint, FailureMode, State};
 
 /// Findings of one transaction that are kept; an inspector that finds more is describing noise.
@@ -260,10 +262,42 @@ impl Passage {
     /// Hands a file to the scanner and waits, bounded. A hit, or a file that could not be read where that fails closed,
     /// refuses every later permit of this transaction; a `noscan` rule is how a rule makes an exception.
     pub async fn scan(&mut self, file: File, name: &str) -> scan::Verdict {
-        let report = match self.checkpoint.0.scanner.clone() {
+        let report = self.report_of(file, name).await;
+        self.judge(report, name)
+    }
+
+    /// The same for a small body that is in memory. The file is made, and the scanner asked, only where the same bytes were
+    /// not scanned a short while ago.
+    pub async fn scan_held<Part: AsRef<[u8]>>(
+        &mut self,
+        parts: impl IntoIterator<Item = Part>,
+        name: &str,
+        file: impl FnOnce() -> std::io::Result<File>,
+    ) -> std::io::Result<scan::Verdict> {
+        let mut hash = sha2::Sha256::new();
+        parts.into_iter().for_each(|part| hash.update(part));
+        let digest: Digest = hash.finalize().into();
+        let known = self.checkpoint.0.verdicts.lookup(&digest, name, self.checkpoint.now());
+        let report = match known {
+            Some(report) => report,
+            None => {
+                let report = self.report_of(file()?, name).await;
+                self.checkpoint.0.verdicts.keep(digest, name, &report, self.checkpoint.now());
+                report
+            }
+        };
+        Ok(self.judge(report, name))
+    }
+
+    async fn report_of(&self, file: File, name: &str) -> scan::Report {
+        match self.checkpoint.0.scanner.clone() {
             Some(scanner) => scanner.scan(file, name, self.state.settings.scan_deadline()).await,
             None => scan::Report::unscannable(scan::Unscannable::Unavailable, 0),
-        };
+        }
+    }
+
+    /// What a report means for this transaction.
+    fn judge(&mut self, report: scan::Report, name: &str) -> scan::Verdict {
         self.learn_report(&report, name);
         if let Some(reason) = self.listed_hash(&report.sha256) {
             self.stopped = Some(own_refusal("malware", &reason));

@@ -283,3 +283,27 @@ async fn a_listed_file_is_malware_though_no_engine_knows_it() {
     passage.finish(Disposition::Blocked);
     assert_eq!(text(&harness.events()[0], FieldId::ScanVerdict), "malicious");
 }
+
+#[tokio::test]
+async fn the_same_bytes_are_opened_once_and_judged_each_time() {
+    let harness = Harness::new("");
+    let no_file = || Err(std::io::Error::other("the file was made again"));
+    for is_first in [true, false] {
+        let mut passage = harness.checkpoint.examine(&session(&harness, Gate::Web));
+        passage.reach(Station::ResponseBody);
+        let virus = test_virus();
+        let parts = [&virus[..10], &virus[10..]];
+        let verdict = match is_first {
+            true => passage.scan_held(parts, "a.com", || Ok(file(&virus))).await,
+            false => passage.scan_held(parts, "b.com", no_file).await,
+        };
+        assert_eq!(verdict.unwrap(), ScanVerdict::Malicious);
+        assert!(passage.permit(Destination::Client).is_err());
+        passage.finish(Disposition::Blocked);
+    }
+    let mut other = harness.checkpoint.examine(&session(&harness, Gate::Web));
+    assert!(other.scan_held([b"other"], "c.com", no_file).await.is_err());
+    let events = harness.events();
+    assert_eq!(text(&events[1], FieldId::FileName), "b.com");
+    assert_eq!(text(&events[0], FieldId::FileSha256), text(&events[1], FieldId::FileSha256));
+}

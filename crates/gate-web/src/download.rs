@@ -23,7 +23,7 @@ use crate::links::Received;
 use crate::session::{Road, Shared};
 use crate::sniff;
 use crate::spec::{OnHit, ScanConfig};
-use crate::spool::Spool;
+use crate::spool::{Spool, memory_file};
 use crate::upload::feed;
 
 /// Told to a person whose file could not be scanned where that fails closed.
@@ -417,8 +417,15 @@ async fn hold(spool: &mut Spool, incoming: &mut Received, scan: &ScanConfig, dea
 
 /// Lets the scanner see a spooled body.
 pub(crate) async fn look(shared: &Shared, passage: &mut Passage, spool: &mut Spool, name: &str) -> Looked {
-    match spool.whole().await {
-        Ok(file) => looked(&passage.scan(file, name).await),
+    let verdict = match spool.held() {
+        Some(chunks) => passage.scan_held(chunks, name, || memory_file(chunks)).await,
+        None => match spool.whole().await {
+            Ok(file) => Ok(passage.scan(file, name).await),
+            Err(error) => Err(error),
+        },
+    };
+    match verdict {
+        Ok(verdict) => looked(&verdict),
         Err(error) => {
             crate::events::spool_failed(&error);
             failed_spool(shared, passage)

@@ -170,6 +170,11 @@ impl Spool {
         self.file.is_none()
     }
 
+    /// The chunks of a body that is still in memory; none of one that has gone to a file.
+    pub(crate) fn held(&self) -> Option<&VecDeque<Bytes>> {
+        self.file.is_none().then_some(&self.chunks)
+    }
+
     /// The first bytes of a held body, as many as the signatures of file types need.
     pub(crate) fn start(&self) -> Vec<u8> {
         self.chunks.iter().flat_map(|chunk| chunk.iter().copied()).take(crate::sniff::FIRST_BYTES).collect()
@@ -177,7 +182,7 @@ impl Spool {
 }
 
 /// A file of memory with these chunks. They stay held: releasing them costs no reading back.
-fn memory_file<'a>(chunks: impl IntoIterator<Item = &'a Bytes>) -> io::Result<File> {
+pub(crate) fn memory_file<'a>(chunks: impl IntoIterator<Item = &'a Bytes>) -> io::Result<File> {
     let mut file = File::from(rustix::fs::memfd_create("body", rustix::fs::MemfdFlags::CLOEXEC)?);
     for chunk in chunks {
         file.write_all(chunk)?;
