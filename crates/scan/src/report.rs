@@ -142,8 +142,6 @@ pub struct Report {
     /// Path of the hit inside the file, members joined by `!`; empty for the file itself.
     pub member: String,
     pub sha256: String,
-    pub sha1: String,
-    pub md5: String,
     pub size: u64,
     /// Type by signature, as a file-name extension: `zip`, `exe`, `pdf`, `docx` (HT-15).
     pub true_type: String,
@@ -164,8 +162,6 @@ impl Report {
             signature: String::new(),
             member: String::new(),
             sha256: String::new(),
-            sha1: String::new(),
-            md5: String::new(),
             size,
             true_type: String::new(),
             mime: String::new(),

@@ -77,8 +77,6 @@ pub(crate) fn scan(engines: &Engines, limits: &Limits, clock: &dyn Clock, name: 
 fn identify(engines: &Engines, format: &Format, bytes: &[u8]) -> Report {
     let mut report = Report::unscannable(Unscannable::Crashed, bytes.len() as u64);
     report.sha256 = hex(&sha2::Sha256::digest(bytes));
-    report.sha1 = hex(&sha1::Sha1::digest(bytes));
-    report.md5 = hex(&md5::Md5::digest(bytes));
     report.true_type = format.name.to_owned();
     report.mime = format.mime.to_owned();
     report.definitions = engines.version().to_owned();
