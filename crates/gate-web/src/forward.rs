@@ -279,7 +279,7 @@ fn tunnel_target(road: &Road, tunnel: &Tunnel, parts: &Parts, host: Option<&str>
     if host.is_none() && authority.is_none() {
         return Err(malformed(400, "absent_host", "The request has no Host."));
     }
-    for named in [host, authority].into_iter().flatten() {
+    for named in [host, authority].into_iter().flatten().filter(|named| !tunnel.origin.is_written(named)) {
         let named = origin_of(named, tunnel.origin.scheme)?;
         if named != tunnel.origin && road.shared.config.on_fronting == OnFronting::Refuse {
             // RFC 9110 section 15.5.20: the client may ask again on a connection of its own.

@@ -14,6 +14,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use checkpoint::Permit;
+use http::uri::PathAndQuery;
 use http::{HeaderMap, Request, Response, Uri, Version, header};
 use hyper::body::{Body, Frame, Incoming, SizeHint};
 use hyper::client::conn::{http1, http2};
@@ -366,29 +367,34 @@ type Unsent = hyper::client::conn::TrySendError<Request<WebBody>>;
 
 /// Gives the request the form of the link's protocol (RFC 9112 section 3.2.1, RFC 9113 section 8.3.1).
 fn fit(request: &mut Request<WebBody>, origin: &Origin, is_http2: bool) {
-    let authority = origin.authority();
-    let path = request.uri().path_and_query().map_or("/", |path| path.as_str()).to_owned();
+    let path = request.uri().path_and_query().cloned().unwrap_or(PathAndQuery::from_static("/"));
     let (version, uri) = match is_http2 {
         true => (
             Version::HTTP_2,
-            Uri::builder().scheme(origin.scheme.as_str()).authority(authority.as_str()).path_and_query(path).build(),
+            Uri::builder().scheme(origin.scheme.as_str()).authority(origin.authority()).path_and_query(path).build().ok(),
         ),
-        false => (Version::HTTP_11, Uri::builder().path_and_query(path).build()),
+        false => (Version::HTTP_11, request.uri().authority().is_some().then(|| Uri::from(path))),
     };
     *request.version_mut() = version;
-    if let Ok(uri) = uri {
+    if let Some(uri) = uri {
         *request.uri_mut() = uri;
     }
-    set_host(request.headers_mut(), &authority, is_http2);
+    set_host(request.headers_mut(), origin, is_http2);
 }
 
-fn set_host(headers: &mut HeaderMap, authority: &str, is_http2: bool) {
-    headers.remove(header::HOST);
+fn set_host(headers: &mut HeaderMap, origin: &Origin, is_http2: bool) {
     if is_http2 {
+        headers.remove(header::HOST);
         return;
     }
     headers.remove(header::TE);
-    if let Ok(value) = http::HeaderValue::from_str(authority) {
+    let is_right = |host: &http::HeaderValue| host.to_str().is_ok_and(|host| origin.is_written(host));
+    // A second Host has been refused before.
+    if headers.get(header::HOST).is_some_and(is_right) {
+        return;
+    }
+    headers.remove(header::HOST);
+    if let Ok(value) = http::HeaderValue::from_str(&origin.authority()) {
         headers.insert(header::HOST, value);
     }
 }

@@ -126,6 +126,20 @@ impl Origin {
             false => format!("{host}:{}", self.port),
         }
     }
+
+    /// Whether a text is `authority()` to the letter. What nearly every request in a tunnel has, told without making it.
+    pub(crate) fn is_written(&self, authority: &str) -> bool {
+        let Some(port) = authority.strip_prefix(&*self.host).filter(|_| !self.host.contains(':')) else { return false };
+        match port.strip_prefix(':') {
+            None => port.is_empty() && self.port == self.scheme.default_port(),
+            // Neither a sign nor a leading zero is the port's own writing.
+            Some(digits) => {
+                self.port != self.scheme.default_port()
+                    && digits.starts_with(|first: char| ('1'..='9').contains(&first))
+                    && digits.parse() == Ok(self.port)
+            }
+        }
+    }
 }
 
 impl Tunnel {
@@ -247,5 +261,19 @@ mod tests {
         let origin = |scheme, host: &str, port| Origin { scheme, host: Arc::from(host), port }.authority();
         assert_eq!(origin(Scheme::Https, "a.example", 443), "a.example");
         assert_eq!(origin(Scheme::Http, "::1", 8080), "[::1]:8080");
+    }
+
+    #[test]
+    fn an_authority_is_recognised_in_its_own_writing_only() {
+        let origin = |port| Origin { scheme: Scheme::Https, host: Arc::from("a.example"), port };
+        for port in [443, 8443] {
+            let origin = origin(port);
+            for text in ["a.example", "a.example:443", "a.example:8443"] {
+                assert_eq!(origin.is_written(text), text == origin.authority(), "{text} {port}");
+            }
+            for other in ["A.example", "a.example.", "a.example:08443", "a.example:+8443", "a.example:", "xa.example", ""] {
+                assert!(!origin.is_written(other), "{other} {port}");
+            }
+        }
     }
 }
