@@ -288,6 +288,11 @@ impl Client1 {
 }
 
 impl Client2 {
+    /// The same connection, for a request at the same time.
+    pub fn another(&self) -> Client2 {
+        Client2(self.0.clone())
+    }
+
     pub async fn send(&mut self, request: Request<Full<Bytes>>) -> Result<Reply, hyper::Error> {
         whole(tokio::time::timeout(PATIENCE, self.0.send_request(request)).await.expect("an answer in time")?).await
     }
