@@ -290,6 +290,12 @@ def main():
                 contest(f"downloads of {wanted.file_mib} MiB", "CPU s/GiB", per_gib, "squid", wanted, servers, go,
                         mode="download", path="/file.bin", connections=2, count=8)
             if "parallel" in parts:
+                contest(f"{wanted.parallel} parallel downloads of {wanted.big_mib} MiB, left after 20 s", "CPU s/GiB", per_gib, "squid",
+                        argparse.Namespace(rounds=1), without_scan, go, mode="download", path="/big.bin", seconds=20,
+                        connections=wanted.parallel)
+                contest(f"{wanted.parallel} slow readers of {wanted.big_mib} MiB, left after 20 s", "CPU s/GiB", per_gib, "squid",
+                        argparse.Namespace(rounds=1), without_scan, go, mode="download", path="/big.bin", seconds=20, pause_ms=500,
+                        connections=wanted.parallel)
                 contest(f"{wanted.parallel} parallel downloads of {wanted.file_mib} MiB", "CPU s/GiB", per_gib, "squid",
                         argparse.Namespace(rounds=1), without_scan, go, mode="download", path="/file.bin", connections=wanted.parallel)
             for name, server in servers.items():

@@ -2,7 +2,7 @@
 //!
 //! It reads just enough of HTTP/1.1 to know where a response ends (RFC 9112 section 6), so that little of the machine is
 //! spent on this side. It checks the origin's certificate and counts what it was sent; it is no client for anything else.
-#![expect(clippy::expect_used, reason = "a load that cannot begin has nothing else to say")]
+#![expect(clippy::expect_used, clippy::panic, reason = "a load that cannot begin has nothing else to say")]
 
 use std::collections::HashMap;
 use std::io;
@@ -23,7 +23,8 @@ const USAGE: &str = "web_load --mode keepalive|new|download --target HOST:PORT -
   [--proxy IP:PORT] [--path /P] [--connections 16] [--seconds 5] [--count 0] [--pause-ms 0]
 
 keepalive: each connection asks again and again; new: each request has its own connection; both end after the seconds.
-download: each connection asks --count times; a pause after each read makes a slow reader.";
+download: each connection asks --count times, and all leave after the seconds where those are given; a pause after each
+read makes a slow reader.";
 
 /// Longest head that is read; more is an answer that nobody asked for.
 const HEAD_BYTES_MAX: usize = 64 << 10;
@@ -103,12 +104,12 @@ impl Load {
         Ok(Connection { stream, buffer: Vec::with_capacity(READ_BYTES) })
     }
 
-    /// One request and its whole response; returns the bytes of its body.
-    async fn fetch(&self, connection: &mut Connection) -> io::Result<u64> {
+    /// One request and its whole response, or as much of it as comes before the end; returns the bytes of its body.
+    async fn fetch(&self, connection: &mut Connection, end: Option<Instant>) -> io::Result<u64> {
         let work = async {
             connection.stream.write_all(&self.request).await?;
             let (length, mut seen) = connection.head().await?;
-            while seen < length {
+            while seen < length && end.is_none_or(|end| Instant::now() < end) {
                 if !self.pause.is_zero() {
                     tokio::time::sleep(self.pause).await;
                 }
@@ -118,7 +119,7 @@ impl Load {
                     count => seen += count as u64,
                 }
             }
-            Ok(length)
+            Ok(seen)
         };
         match self.pause.is_zero() {
             true => timeout(SILENCE, work).await.map_err(|_| io::Error::from(io::ErrorKind::TimedOut))?,
@@ -181,7 +182,7 @@ impl Done {
 }
 
 /// Requests on one connection until the end, or a number of them.
-async fn keep(load: Arc<Load>, end: Instant, count: u64) -> Done {
+async fn keep(load: Arc<Load>, end: Option<Instant>, count: u64) -> Done {
     let mut done = Done::default();
     let mut connection = match load.connect().await {
         Ok(connection) => connection,
@@ -190,9 +191,10 @@ async fn keep(load: Arc<Load>, end: Instant, count: u64) -> Done {
             return done;
         }
     };
-    while if count > 0 { done.requests < count } else { Instant::now() < end } {
+    let within = (count > 0).then_some(end).flatten();
+    while (count == 0 || done.requests < count) && end.is_none_or(|end| Instant::now() < end) {
         let since = Instant::now();
-        let outcome = load.fetch(&mut connection).await;
+        let outcome = load.fetch(&mut connection, within).await;
         let has_failed = outcome.is_err();
         done.note(outcome, since);
         if has_failed {
@@ -207,7 +209,7 @@ async fn renew(load: Arc<Load>, end: Instant) -> Done {
     let mut done = Done::default();
     while Instant::now() < end {
         let since = Instant::now();
-        let outcome = async { load.fetch(&mut load.connect().await?).await };
+        let outcome = async { load.fetch(&mut load.connect().await?, None).await };
         done.note(outcome.await, since);
         if done.errors > 10 {
             break;
@@ -229,14 +231,16 @@ async fn run(options: HashMap<String, String>) {
     let load = Arc::new(Load::new(&options));
     let mode = options.get("mode").map_or("keepalive", String::as_str).to_owned();
     let began = Instant::now();
+    let is_download = mode == "download";
+    let count = if is_download { number(&options, "count", 1).max(1) } else { 0 };
     let end = began + Duration::from_secs(number(&options, "seconds", 5));
-    let count = if mode == "download" { number(&options, "count", 1).max(1) } else { 0 };
+    let until = (!is_download || options.contains_key("seconds")).then_some(end);
     let mut tasks = JoinSet::new();
     for _ in 0..number(&options, "connections", 16) {
         let load = load.clone();
         match mode.as_str() {
             "new" => tasks.spawn(renew(load, end)),
-            "keepalive" | "download" => tasks.spawn(keep(load, end, count)),
+            "keepalive" | "download" => tasks.spawn(keep(load, until, count)),
             _ => panic!("{USAGE}"),
         };
     }
