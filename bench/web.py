@@ -226,7 +226,7 @@ def contest(title, unit, cost, peer, wanted, servers, loader, **options):
         for name, server in servers.items():
             told = loader(server, **options)
             own, children = cost(told)
-            rows[name].append({"sum": own + children, "own": own, "rate": told["requests"] / told["seconds"], **told})
+            rows[name].append({**told, "sum": own + children, "own": own, "rate": told["requests"] / told["seconds"]})
             print(f"  {number + 1} {name:16} {told['requests']:8} done {told['errors']:3} errors  {own:9.3f} + {children:7.3f} {unit}"
                   f"  {told['requests'] / told['seconds']:9.1f}/s  p50 {told['p50_us']} us  p99 {told['p99_us']} us"
                   f"  RSS {told['rss']:.0f} + {told['rss_children']:.0f} MiB {told['error']}")
