@@ -2,6 +2,7 @@
 //! file holds them all. Which field a shared column stands for follows from the gate of each event.
 
 use std::collections::HashMap;
+use std::net::IpAddr;
 use std::sync::Arc;
 
 use arrow::array::{
@@ -18,23 +19,25 @@ use crate::{Error, Result};
 
 /// Events as a batch of the columns that they fill, with consecutive ids from `first`.
 pub(crate) fn encode(events: &[Event], first: i64, redaction: &Redaction) -> Result<RecordBatch> {
+    let rows = events.len();
     let times = TimestampMicrosecondArray::from_iter_values(events.iter().map(|event| event.time.0)).with_timezone("UTC");
-    let ids = Int64Array::from_iter_values((first..).take(events.len()));
+    let ids = Int64Array::from_iter_values((first..).take(rows));
     let classes = Int32Array::from_iter_values(events.iter().map(|event| class_uid(event.class)));
     let mut fields = schema::arrow_schema().fields().iter().take(3).cloned().collect::<Vec<_>>();
     let mut arrays: Vec<ArrayRef> = vec![Arc::new(times), Arc::new(ids), Arc::new(classes)];
-    for column in schema::columns() {
+    for (column, cells) in schema::columns().iter().zip(cells(events)) {
         if redaction.columns.iter().any(|name| name == column.name) {
             continue;
         }
-        let values = values(events, column);
-        if values.iter().any(Option::is_some) {
-            fields.push(Arc::new(ArrowField::new(column.name, schema::data_type(column.ty), true)));
-            arrays.push(build(column.ty, &values, cuts_query(column, redaction)));
-        } else if column.name == FieldId::GateName.row().column {
-            fields.push(Arc::new(ArrowField::new(column.name, schema::data_type(column.ty), true)));
-            arrays.push(Arc::new(StringArray::from_iter_values(events.iter().map(|event| event.facts.gate().as_str()))));
-        }
+        let array = if !cells.is_empty() {
+            build(column.ty, &cells, rows, cuts_query(column, redaction))
+        } else if column.fields.contains(&FieldId::GateName) {
+            Arc::new(StringArray::from_iter_values(events.iter().map(|event| event.facts.gate().as_str())))
+        } else {
+            continue;
+        };
+        fields.push(Arc::new(ArrowField::new(column.name, schema::data_type(column.ty), true)));
+        arrays.push(array);
     }
     RecordBatch::try_new(Arc::new(Schema::new(fields)), arrays).map_err(Error::arrow("form a batch of events"))
 }
@@ -43,15 +46,28 @@ fn class_uid(class: Class) -> i32 {
     i32::try_from(class.uid()).unwrap_or_default()
 }
 
-fn values<'e>(events: &'e [Event], column: &Column) -> Vec<Option<&'e Value>> {
-    let value = |facts: &'e Facts| match column.fields.as_slice() {
-        [only] => facts.get(*only),
-        _ => column
-            .field(facts.gate())
-            .and_then(|field| facts.get(field))
-            .or_else(|| column.fields.iter().find_map(|field| facts.get(*field))),
-    };
-    events.iter().map(|event| value(&event.facts)).collect()
+/// A cell that is filled: its row and value.
+type Cell<'e> = (usize, &'e Value);
+
+/// The filled cells of each column. Events are gone through once, each while it is in the processor's cache.
+fn cells(events: &[Event]) -> Vec<Vec<Cell<'_>>> {
+    let mut cells: Vec<Vec<Cell<'_>>> = vec![Vec::new(); schema::columns().len()];
+    for (row, event) in events.iter().enumerate() {
+        for (field, value) in event.facts.iter() {
+            let Some((place, column)) = schema::column_of(field) else { continue };
+            let Some(filled) = cells.get_mut(place) else { continue };
+            match filled.last_mut() {
+                // Two fields of the event share the column: the one that its gate knows is kept.
+                Some(last) if last.0 == row => {
+                    if column.field(event.facts.gate()) == Some(field) {
+                        last.1 = value;
+                    }
+                }
+                _ => filled.push((row, value)),
+            }
+        }
+    }
+    cells
 }
 
 fn cuts_query(column: &Column, redaction: &Redaction) -> bool {
@@ -70,65 +86,103 @@ pub(crate) fn without_query(url: &str) -> &str {
     url.split(['?', '#']).next().unwrap_or_default()
 }
 
-fn build(ty: Type, values: &[Option<&Value>], cut_query: bool) -> ArrayRef {
+fn build(ty: Type, cells: &[Cell<'_>], rows: usize, cut_query: bool) -> ArrayRef {
     match ty {
-        Type::Bool => Arc::new(BooleanArray::from_iter(values.iter().map(|value| match value {
-            Some(Value::Bool(flag)) => Some(*flag),
-            _ => None,
-        }))),
-        Type::Int => Arc::new(Int64Array::from_iter(values.iter().map(|value| value.and_then(Value::as_int)))),
-        Type::Time => Arc::new(
-            TimestampMicrosecondArray::from_iter(values.iter().map(|value| value.and_then(Value::as_int))).with_timezone("UTC"),
-        ),
-        Type::Ip | Type::Text | Type::TextMap => Arc::new(texts(values, cut_query)),
-        Type::Ints => Arc::new(int_lists(values)),
-        Type::Ips | Type::Texts => Arc::new(text_lists(values)),
+        Type::Bool => {
+            let flags = spread(cells, rows, |value| if let Value::Bool(flag) = value { Some(*flag) } else { None });
+            Arc::new(BooleanArray::from(flags))
+        }
+        Type::Int => Arc::new(Int64Array::from(spread(cells, rows, Value::as_int))),
+        Type::Time => Arc::new(TimestampMicrosecondArray::from(spread(cells, rows, Value::as_int)).with_timezone("UTC")),
+        Type::Ip | Type::Text | Type::TextMap => Arc::new(texts(cells, rows, cut_query)),
+        Type::Ints => Arc::new(int_lists(cells, rows)),
+        Type::Ips | Type::Texts => Arc::new(text_lists(cells, rows)),
     }
 }
 
-fn texts(values: &[Option<&Value>], cut_query: bool) -> StringArray {
+/// One value a row, none where no cell is filled.
+fn spread<T: Copy>(cells: &[Cell<'_>], rows: usize, value_of: impl Fn(&Value) -> Option<T>) -> Vec<Option<T>> {
+    let mut values = vec![None; rows];
+    for (row, value) in cells {
+        if let Some(slot) = values.get_mut(*row) {
+            *slot = value_of(value);
+        }
+    }
+    values
+}
+
+fn texts(cells: &[Cell<'_>], rows: usize, cut_query: bool) -> StringArray {
+    let mut builder = StringBuilder::with_capacity(rows, cells.len() * 16);
+    let (mut next, mut written) = (0, String::new());
+    for (row, value) in cells {
+        builder.append_nulls(row - next);
+        next = row + 1;
+        match value {
+            Value::Text(text) if cut_query => builder.append_value(bounded(without_query(text))),
+            Value::Text(text) => builder.append_value(bounded(text)),
+            other => {
+                written.clear();
+                write_value(&mut written, other);
+                builder.append_value(&written);
+            }
+        }
+    }
+    builder.append_nulls(rows - next);
+    builder.finish()
+}
+
+/// A value in writing. IPv4 addresses are in every event, so they do not go through the formatter.
+fn write_value(out: &mut String, value: &Value) {
     use std::fmt::Write;
-    let mut builder = StringBuilder::with_capacity(values.len(), values.len() * 16);
-    for value in values {
-        match value {
-            None => builder.append_null(),
-            Some(Value::Text(text)) if cut_query => builder.append_value(bounded(without_query(text))),
-            Some(Value::Text(text)) => builder.append_value(bounded(text)),
-            Some(other) => {
-                // A builder of text takes any text, so this write cannot fail.
-                let _ = write!(builder, "{other}");
-                builder.append_value("");
+    if let Value::Ip(IpAddr::V4(address)) = value {
+        for (place, octet) in address.octets().into_iter().enumerate() {
+            if place > 0 {
+                out.push('.');
             }
+            let digits = [octet / 100, octet / 10 % 10, octet % 10];
+            let first = digits.iter().position(|digit| *digit > 0).unwrap_or(2);
+            out.extend(digits.iter().skip(first).map(|digit| char::from(b'0' + digit)));
         }
+    } else {
+        // A string takes any text, so this write cannot fail.
+        let _ = write!(out, "{value}");
     }
-    builder.finish()
 }
 
-fn int_lists(values: &[Option<&Value>]) -> ListArray {
+fn int_lists(cells: &[Cell<'_>], rows: usize) -> ListArray {
     let mut builder = ListBuilder::new(Int64Builder::new()).with_field(schema::list_of(arrow::datatypes::DataType::Int64));
-    for value in values {
-        match value {
-            Some(Value::Ints(ints)) => {
-                builder.values().append_slice(ints);
-                builder.append(true);
-            }
-            _ => builder.append(false),
+    let mut next = 0;
+    for (row, value) in cells {
+        (next..*row).for_each(|_| builder.append(false));
+        next = row + 1;
+        if let Value::Ints(ints) = value {
+            builder.values().append_slice(ints);
         }
+        builder.append(matches!(value, Value::Ints(_)));
     }
+    (next..rows).for_each(|_| builder.append(false));
     builder.finish()
 }
 
-fn text_lists(values: &[Option<&Value>]) -> ListArray {
+fn text_lists(cells: &[Cell<'_>], rows: usize) -> ListArray {
     let mut builder = ListBuilder::new(StringBuilder::new()).with_field(schema::list_of(arrow::datatypes::DataType::Utf8));
-    for value in values {
+    let (mut next, mut written) = (0, String::new());
+    for (row, value) in cells {
+        (next..*row).for_each(|_| builder.append(false));
+        next = row + 1;
         match value {
-            Some(Value::Texts(texts)) => texts.iter().for_each(|text| builder.values().append_value(bounded(text))),
-            Some(Value::Ips(ips)) => ips.iter().for_each(|ip| builder.values().append_value(ip.to_string())),
-            Some(Value::Parents(name)) => model::name::parents(name).for_each(|name| builder.values().append_value(name)),
+            Value::Texts(texts) => texts.iter().for_each(|text| builder.values().append_value(bounded(text))),
+            Value::Ips(ips) => ips.iter().for_each(|ip| {
+                written.clear();
+                write_value(&mut written, &Value::Ip(*ip));
+                builder.values().append_value(&written);
+            }),
+            Value::Parents(name) => model::name::parents(name).for_each(|name| builder.values().append_value(name)),
             _ => {}
         }
-        builder.append(matches!(value, Some(Value::Texts(_) | Value::Ips(_) | Value::Parents(_))));
+        builder.append(matches!(value, Value::Texts(_) | Value::Ips(_) | Value::Parents(_)));
     }
+    (next..rows).for_each(|_| builder.append(false));
     builder.finish()
 }
 
@@ -374,6 +428,25 @@ mod tests {
         let back = Rows::new(&batch).unwrap().event(0);
         for (field, value) in facts {
             assert_eq!(back.facts.get(field), Some(&value), "{}", field.row().name);
+        }
+    }
+
+    #[test]
+    fn addresses_are_written_as_everywhere_else() {
+        for text in ["0.0.0.0", "10.0.200.7", "192.168.100.255", "1.20.99.100", "2001:db8::1", "::ffff:192.0.2.1"] {
+            let mut written = String::new();
+            write_value(&mut written, &Value::Ip(text.parse().unwrap()));
+            assert_eq!(written, text);
+        }
+    }
+
+    #[test]
+    fn of_two_fields_in_one_column_the_one_of_the_gate_is_kept() {
+        let (dns, web) = (Value::text("dns.example"), Value::text("web.example"));
+        let both = [(FieldId::DnsFqdn, dns.clone()), (FieldId::HttpHost, web.clone())];
+        for (gate, field, kept) in [(Gate::Dns, FieldId::DnsFqdn, dns), (Gate::Web, FieldId::HttpHost, web)] {
+            let batch = encode(&[event(gate, &both)], 1, &Redaction::default()).unwrap();
+            assert_eq!(Rows::new(&batch).unwrap().event(0).facts.get(field), Some(&kept));
         }
     }
 

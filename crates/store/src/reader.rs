@@ -9,6 +9,7 @@ use model::{Event, EventId};
 use crate::lake::Lake;
 use crate::query::{self, Query};
 use crate::sighting::Sighting;
+use crate::snapshot::{self, Snapshot};
 use crate::tail::{TailSegment, View};
 use crate::touched::{self, Indicator};
 use crate::{Result, manifest, wal};
@@ -41,6 +42,11 @@ impl Reader {
     /// The first events after an id, in the order of ids. The id of the last one is where to go on; begin with 0.
     pub fn read_from(&self, after: EventId, limit: usize) -> Result<Vec<Event>> {
         read_retrying(|| query::read_after(&self.lake, &self.view()?, after, limit))
+    }
+
+    /// This moment's files and unsealed batches, for an engine that reads them itself.
+    pub fn snapshot(&self) -> Result<Snapshot> {
+        read_retrying(|| snapshot::snapshot(&self.lake.root, &self.view()?))
     }
 
     /// The log first and the manifest after it: what is sealed in between is then seen in both, and dropped once.

@@ -43,6 +43,12 @@ static COLUMNS: LazyLock<Vec<Column>> = LazyLock::new(|| {
 static PLACES: LazyLock<HashMap<&'static str, usize>> =
     LazyLock::new(|| COLUMNS.iter().enumerate().map(|(place, column)| (column.name, place)).collect());
 
+/// By field, the place of its column.
+static FIELD_PLACES: LazyLock<Vec<Option<usize>>> = LazyLock::new(|| {
+    let place = |field: FieldId| COLUMNS.iter().position(|column| column.fields.contains(&field));
+    FieldId::all().map(place).collect()
+});
+
 static ARROW: LazyLock<SchemaRef> = LazyLock::new(|| {
     let fixed = [
         ArrowField::new(TIME, time_type(), false),
@@ -60,6 +66,12 @@ pub(crate) fn columns() -> &'static [Column] {
 /// The column of a name and its place among [`columns`].
 pub(crate) fn column(name: &str) -> Option<(usize, &'static Column)> {
     let place = *PLACES.get(name)?;
+    COLUMNS.get(place).map(|column| (place, column))
+}
+
+/// The column that a field is stored in, and its place among [`columns`].
+pub(crate) fn column_of(field: FieldId) -> Option<(usize, &'static Column)> {
+    let place = FIELD_PLACES.get(field.index()).copied().flatten()?;
     COLUMNS.get(place).map(|column| (place, column))
 }
 

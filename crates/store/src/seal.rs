@@ -18,7 +18,7 @@ use crate::lake::{self, FileWriter, Lake};
 use crate::manifest::SealedFile;
 use crate::sighting::{SightingBuilder, SightingTable};
 use crate::tail::TailSegment;
-use crate::{Error, Result, schema};
+use crate::{Error, Result, order, schema};
 
 /// Rows of one batch of sightings on its way to the file.
 pub(crate) const SIGHTING_BATCH_ROWS: usize = 16_384;
@@ -98,16 +98,10 @@ fn bounds(values: &[i64]) -> (i64, i64) {
 fn sort_by_host_and_time(whole: &RecordBatch, rows: &mut [u32]) -> Result<()> {
     let hosts: &StringArray = typed(whole, "host")?;
     let times: &TimestampMicrosecondArray = typed(whole, schema::TIME)?;
-    let host = |row: u32| if hosts.is_valid(row as usize) { hosts.value(row as usize).as_bytes() } else { b"" };
-    let head = |host: &[u8]| {
-        let mut head = [0_u8; 8];
-        let taken = host.len().min(8);
-        head[..taken].copy_from_slice(&host[..taken]);
-        u64::from_be_bytes(head)
-    };
-    let mut keyed = rows.iter().map(|row| (head(host(*row)), *row)).collect::<Vec<_>>();
+    let host = |row: u32| if hosts.is_valid(row as usize) { hosts.value(row as usize) } else { "" };
+    let time = |row: u32| times.value(row as usize);
+    let mut keyed = rows.iter().map(|row| (order::head(host(*row)), *row)).collect::<Vec<_>>();
     keyed.sort_unstable_by(|(a_head, a), (b_head, b)| {
-        let time = |row: u32| times.value(row as usize);
         a_head.cmp(b_head).then_with(|| host(*a).cmp(host(*b))).then_with(|| time(*a).cmp(&time(*b))).then(a.cmp(b))
     });
     rows.iter_mut().zip(keyed).for_each(|(row, (_, sorted))| *row = sorted);

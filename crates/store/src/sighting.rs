@@ -2,8 +2,7 @@
 //! grows with each commit, answers look-ups of what is not sealed yet, and is written sorted when its segment is sealed.
 
 use std::borrow::Cow;
-use std::collections::HashMap;
-use std::hash::{BuildHasherDefault, Hasher};
+use std::collections::HashSet;
 use std::sync::{Arc, LazyLock};
 
 use arrow::array::{Array, ArrayRef, Int32Array, Int32Builder, Int64Array, Int64Builder, StringArray, StringBuilder};
@@ -11,11 +10,11 @@ use arrow::array::{TimestampMicrosecondArray, TimestampMicrosecondBuilder};
 use arrow::datatypes::{DataType, Field as ArrowField, Schema, SchemaRef};
 use arrow::record_batch::RecordBatch;
 use model::{FIELDS, Gate, Observable, Timestamp};
-use xxhash_rust::xxh3::xxh3_128_with_seed;
+use xxhash_rust::xxh3::{xxh3_64, xxh3_128_with_seed};
 
 use crate::batch::{Cells, Rows, typed, without_query};
 use crate::day::Day;
-use crate::{Error, Result, schema};
+use crate::{Error, Result, order, schema};
 
 /// One answer to "who ever met this?".
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -111,65 +110,102 @@ fn gate_bit(gate: Gate) -> u8 {
     Gate::ALL.iter().position(|other| *other == gate).map_or(0, |place| 1 << place)
 }
 
-/// Hashes that are hashes already.
+/// Open addressing from a 32-bit hash to places in some list. A slot is `hash << 32 | place + 1`, 0 where it is free; what
+/// stands at a place is compared by the caller, so that two with the same hash are told apart.
 #[derive(Default)]
-struct Hashed(u64);
+struct Places {
+    slots: Vec<u64>,
+    held: usize,
+}
 
-impl Hasher for Hashed {
-    fn finish(&self) -> u64 {
-        self.0
+/// Slots of the smallest table.
+const SLOTS_MIN: usize = 1_024;
+
+impl Places {
+    /// The place with this hash for which the test holds.
+    fn find(&self, hash: u32, is_it: impl Fn(u32) -> bool) -> Option<u32> {
+        let mut at = self.first_slot(hash);
+        while let Some(slot) = self.slots.get(at).copied().filter(|slot| *slot != 0) {
+            let place = slot as u32 - 1;
+            if (slot >> 32) as u32 == hash && is_it(place) {
+                return Some(place);
+            }
+            at = (at + 1) & (self.slots.len() - 1);
+        }
+        None
     }
 
-    fn write(&mut self, bytes: &[u8]) {
-        bytes.iter().for_each(|byte| self.0 = self.0.rotate_left(8) ^ u64::from(*byte));
+    fn insert(&mut self, hash: u32, place: u32) {
+        // At most half full, so that a search ends soon.
+        if self.held * 2 >= self.slots.len() {
+            let grown = vec![0; (self.slots.len() * 2).max(SLOTS_MIN)];
+            let old = std::mem::replace(&mut self.slots, grown);
+            old.into_iter().filter(|slot| *slot != 0).for_each(|slot| self.put(slot));
+        }
+        self.put(u64::from(hash) << 32 | u64::from(place + 1));
+        self.held += 1;
     }
 
-    fn write_u128(&mut self, value: u128) {
-        self.0 = value as u64 ^ (value >> 64) as u64;
+    fn put(&mut self, slot: u64) {
+        let mut at = self.first_slot((slot >> 32) as u32);
+        while let Some(taken) = self.slots.get(at).filter(|taken| **taken != 0) {
+            debug_assert_ne!(*taken, slot, "a place stands in the table once");
+            at = (at + 1) & (self.slots.len() - 1);
+        }
+        if let Some(free) = self.slots.get_mut(at) {
+            *free = slot;
+        }
     }
 
-    fn write_u64(&mut self, value: u64) {
-        self.0 = value;
+    /// The upper bits of the hash, as many as the table has.
+    fn first_slot(&self, hash: u32) -> usize {
+        ((u64::from(hash) * self.slots.len() as u64) >> 32) as usize
     }
 }
 
-type HashedMap<K> = HashMap<K, u32, BuildHasherDefault<Hashed>>;
-
+/// One row without the lower half of its key, which stands in a list of its own: look-ups go through all of that list.
 struct Row {
-    key: u64,
-    type_id: u8,
-    gates: u8,
+    key_high: u64,
+    first: i64,
+    last: i64,
     day: i32,
     who: u32,
-    /// The next row of the same value, or `END`.
-    next: u32,
     value_at: u32,
     value_bytes: u32,
     count: u32,
     blocked: u32,
-    first: i64,
-    last: i64,
+    type_id: u8,
+    gates: u8,
 }
-
-const END: u32 = u32::MAX;
 
 struct Who {
     user: Box<str>,
     device: Box<str>,
     src_ip: Box<str>,
+    /// The rows of their own name and address, which are in each of their events.
+    own: [Option<OwnRow>; 2],
+}
+
+#[derive(Clone, Copy)]
+struct OwnRow {
+    day: i32,
+    key: u128,
+    place: u32,
 }
 
 /// The sightings of one segment.
 #[derive(Default)]
 pub(crate) struct SightingTable {
     values: String,
+    /// Lower half of the key of each row.
+    keys: Vec<u64>,
     rows: Vec<Row>,
     whos: Vec<Who>,
-    who_places: HashedMap<u128>,
-    /// Row of an observable, who and day.
-    places: HashedMap<u128>,
-    /// First row of an observable.
-    heads: HashedMap<u64>,
+    /// By user, device and address.
+    who_places: Places,
+    /// By observable, who and day.
+    places: Places,
+    days: Vec<i32>,
 }
 
 /// Columns that hold observables.
@@ -194,29 +230,38 @@ struct Meeting {
     time: i64,
 }
 
+/// The columns of which a [`Who`] remembers the rows.
+const OWN_COLUMNS: [(&str, Observable); 2] = [("user_name", Observable::UserName), ("src_ip", Observable::Ip)];
+
 impl SightingTable {
     /// Adds the events of a batch.
     pub fn add(&mut self, batch: &RecordBatch) -> Result<()> {
         let rows = Rows::new(batch)?;
-        let observed = OBSERVED.iter().filter_map(|(name, kind)| rows.cells(name).map(|cells| (*kind, cells)));
+        let own = |name: &str, kind: Observable| OWN_COLUMNS.iter().position(|own| *own == (name, kind));
+        let observed = OBSERVED.iter().filter_map(|(name, kind)| Some((*kind, rows.cells(name)?, own(name, *kind))));
         let observed = observed.collect::<Vec<_>>();
         let who = ["user_name", "device_name", "device_uid", "src_ip"].map(|name| rows.cells(name));
         let (action, disposition) = (rows.cells("action_id"), rows.cells("disposition_id"));
-        let mut seen = Vec::with_capacity(16);
+        let (mut seen, mut last_who) = (Vec::with_capacity(16), None);
         for row in 0..batch.num_rows() {
             let [user, device, device_uid, src_ip] = who.map(|cells| cells.and_then(|cells| cells.text(row)).unwrap_or_default());
             let device = if device.is_empty() { device_uid } else { device };
+            let who = self.who(&lower(user), device, src_ip, last_who);
+            last_who = Some(who);
             let time = rows.times.value(row);
             let meeting = Meeting {
-                who: self.who(&lower(user), device, src_ip),
+                who,
                 day: i32::try_from(Day::of(Timestamp(time)).0).unwrap_or_default(),
                 gate: gate_bit(rows.gate(row)),
                 is_blocked: is_blocked(int(action, row), int(disposition, row)),
                 time,
             };
             seen.clear();
-            for (kind, cells) in &observed {
-                self.meet_cell(*kind, cells, row, &meeting, &mut seen);
+            for (kind, cells, own) in &observed {
+                match own {
+                    Some(own) => self.meet_own(*own, *kind, cells.text(row).unwrap_or_default(), &meeting, &mut seen),
+                    None => self.meet_cell(*kind, cells, row, &meeting, &mut seen),
+                }
             }
         }
         Ok(())
@@ -230,31 +275,59 @@ impl SightingTable {
                 }
             }
             Cells::Texts(lists) | Cells::Ips(lists) if lists.is_valid(row) => {
-                let inner = lists.value(row);
-                let texts = inner.as_any().downcast_ref::<StringArray>();
-                for value in texts.into_iter().flatten().flatten() {
-                    self.meet(kind, value, meeting, seen);
+                let Some(texts) = lists.values().as_any().downcast_ref::<StringArray>() else { return };
+                let offsets = lists.value_offsets();
+                let (from, to) = (offsets[row] as usize, offsets[row + 1] as usize);
+                for place in (from..to).filter(|place| texts.is_valid(*place)) {
+                    self.meet(kind, texts.value(place), meeting, seen);
                 }
             }
             _ => {}
         }
     }
 
+    /// Counts the user or the address of the one who met; their rows are known after the first time in a day.
+    fn meet_own(&mut self, own: usize, kind: Observable, value: &str, meeting: &Meeting, seen: &mut Vec<u128>) {
+        let known = self.whos.get(meeting.who as usize).and_then(|who| *who.own.get(own)?);
+        if let Some(known) = known.filter(|known| known.day == meeting.day) {
+            if !seen.contains(&known.key) {
+                seen.push(known.key);
+                self.count(known.place, meeting);
+            }
+        } else if let Some((key, place)) = self.meet(kind, value, meeting, seen)
+            && let Some(slot) = self.whos.get_mut(meeting.who as usize).and_then(|who| who.own.get_mut(own))
+        {
+            *slot = Some(OwnRow { day: meeting.day, key, place });
+        }
+    }
+
     /// Counts one observable of one event. The same observable in two columns of an event counts once.
-    fn meet(&mut self, kind: Observable, value: &str, meeting: &Meeting, seen: &mut Vec<u128>) {
+    fn meet(&mut self, kind: Observable, value: &str, meeting: &Meeting, seen: &mut Vec<u128>) -> Option<(u128, u32)> {
         let value = normal(kind, value);
         let key = key(kind, &value);
         if value.is_empty() || seen.contains(&key) {
-            return;
+            return None;
         }
         seen.push(key);
-        // Spreads who and day over both halves; an odd factor keeps distinct pairs distinct.
-        let pair = (u128::from(meeting.who) << 32 | u128::from(meeting.day as u32)) + 1;
-        let place_key = key ^ pair.wrapping_mul(0x9E37_79B9_7F4A_7C15_F39C_C060_5CED_C835);
-        let place = match self.places.get(&place_key) {
-            Some(place) => *place,
-            None => self.insert(kind, &value, key as u64, place_key, meeting),
+        let (low, high) = (key as u64, (key >> 64) as u64);
+        // An odd factor of each keeps distinct pairs apart.
+        let pair =
+            u64::from(meeting.who).wrapping_mul(0x9E37_79B9_7F4A_7C15) ^ (meeting.day as u64).wrapping_mul(0xC2B2_AE3D_27D4_EB4F);
+        let hash = ((low ^ pair).wrapping_mul(0x9FB2_1C65_1E98_DF25) >> 32) as u32;
+        let is_it = |place: u32| {
+            self.rows.get(place as usize).is_some_and(|row| {
+                row.key_high == high && row.who == meeting.who && row.day == meeting.day && row.type_id == kind.type_id() as u8
+            })
         };
+        let place = match self.places.find(hash, is_it) {
+            Some(place) => place,
+            None => self.insert(kind, &value, key, hash, meeting),
+        };
+        self.count(place, meeting);
+        Some((key, place))
+    }
+
+    fn count(&mut self, place: u32, meeting: &Meeting) {
         if let Some(row) = self.rows.get_mut(place as usize) {
             row.count = row.count.saturating_add(1);
             row.blocked = row.blocked.saturating_add(u32::from(meeting.is_blocked));
@@ -264,43 +337,62 @@ impl SightingTable {
         }
     }
 
-    fn insert(&mut self, kind: Observable, value: &str, key: u64, place_key: u128, meeting: &Meeting) -> u32 {
+    fn insert(&mut self, kind: Observable, value: &str, key: u128, hash: u32, meeting: &Meeting) -> u32 {
         let place = self.rows.len() as u32;
-        let next = self.heads.insert(key, place).unwrap_or(END);
-        let shared = self.rows.get(next as usize).map(|row| (row.value_at, row.value_bytes));
-        let (value_at, value_bytes) = shared.unwrap_or_else(|| {
-            let at = self.values.len() as u32;
-            self.values.push_str(value);
-            (at, value.len() as u32)
+        let (value_at, value_bytes) = (self.values.len() as u32, value.len() as u32);
+        self.values.push_str(value);
+        self.keys.push(key as u64);
+        self.rows.push(Row {
+            key_high: (key >> 64) as u64,
+            first: meeting.time,
+            last: meeting.time,
+            day: meeting.day,
+            who: meeting.who,
+            value_at,
+            value_bytes,
+            count: 0,
+            blocked: 0,
+            type_id: kind.type_id() as u8,
+            gates: 0,
         });
-        let (who, day, first, last) = (meeting.who, meeting.day, meeting.time, meeting.time);
-        let type_id = kind.type_id() as u8;
-        self.rows.push(Row { key, type_id, gates: 0, day, who, next, value_at, value_bytes, count: 0, blocked: 0, first, last });
-        self.places.insert(place_key, place);
-        place
-    }
-
-    fn who(&mut self, user: &str, device: &str, src_ip: &str) -> u32 {
-        let hash = [user, device, src_ip]
-            .iter()
-            .fold(0_u128, |hash, text| hash.rotate_left(41) ^ xxh3_128_with_seed(text.as_bytes(), text.len() as u64));
-        let next = self.whos.len() as u32;
-        let place = *self.who_places.entry(hash).or_insert(next);
-        if place == next {
-            self.whos.push(Who { user: user.into(), device: device.into(), src_ip: src_ip.into() });
+        self.places.insert(hash, place);
+        if !self.days.contains(&meeting.day) {
+            self.days.push(meeting.day);
         }
         place
     }
 
-    /// The rows of one observable.
-    pub fn find<'t>(&'t self, kind: Observable, value: &str) -> impl Iterator<Item = SightingRow<'t>> {
-        let key = key(kind, value) as u64;
-        let mut place = self.heads.get(&key).copied().unwrap_or(END);
-        std::iter::from_fn(move || {
-            let row = self.rows.get(place as usize)?;
-            place = row.next;
-            Some(self.row(row))
-        })
+    /// The place of one who; most often the one of the row before.
+    fn who(&mut self, user: &str, device: &str, src_ip: &str, last: Option<u32>) -> u32 {
+        let is_it = |place: u32| {
+            let who = self.whos.get(place as usize);
+            who.is_some_and(|who| *who.user == *user && *who.device == *device && *who.src_ip == *src_ip)
+        };
+        if let Some(last) = last.filter(|last| is_it(*last)) {
+            return last;
+        }
+        let mixed = [user, device, src_ip].iter().fold(0_u64, |hash, text| hash.rotate_left(21) ^ xxh3_64(text.as_bytes()));
+        let hash = (mixed >> 32) as u32;
+        if let Some(place) = self.who_places.find(hash, is_it) {
+            return place;
+        }
+        let place = self.whos.len() as u32;
+        self.whos.push(Who { user: user.into(), device: device.into(), src_ip: src_ip.into(), own: [None; 2] });
+        self.who_places.insert(hash, place);
+        place
+    }
+
+    /// The rows of observables whose keys are among those that are looked for.
+    pub fn find<'t>(&'t self, wanted: &'t Wanted) -> impl Iterator<Item = SightingRow<'t>> {
+        let is_wanted = |(place, row): &(usize, &Row)| {
+            let low = self.keys.get(*place).copied().unwrap_or_default();
+            wanted.holds(u128::from(row.key_high) << 64 | u128::from(low))
+        };
+        wanted
+            .places_in(&self.keys)
+            .filter_map(|place| Some((place, self.rows.get(place)?)))
+            .filter(is_wanted)
+            .map(|(_, row)| self.row(row))
     }
 
     fn row<'t>(&'t self, row: &Row) -> SightingRow<'t> {
@@ -326,32 +418,89 @@ impl SightingTable {
     }
 
     pub fn days(&self) -> Vec<Day> {
-        let mut days = self.rows.iter().map(|row| row.day).collect::<Vec<_>>();
+        let mut days = self.days.clone();
         days.sort_unstable();
-        days.dedup();
         days.into_iter().map(|day| Day(i64::from(day))).collect()
     }
 
     /// The rows of a day in the order of files.
-    pub fn sorted(&self, day: Day) -> Vec<SightingRow<'_>> {
-        // Most comparisons end at the type and the first bytes of the value.
-        let mut order = self.rows.iter().filter(|row| i64::from(row.day) == day.0).map(|row| {
-            let mut head = [0_u8; 8];
-            let value = self.value(row).as_bytes();
-            let taken = value.len().min(8);
-            head[..taken].copy_from_slice(&value[..taken]);
-            (row.type_id, u64::from_be_bytes(head), row)
-        });
-        let mut order = order.by_ref().collect::<Vec<_>>();
+    pub fn sorted(&self, day: Day) -> impl Iterator<Item = SightingRow<'_>> {
+        let ranks = self.who_ranks();
+        let rank = |row: &Row| ranks.get(row.who as usize).copied().unwrap_or_default();
+        let mut order = Vec::with_capacity(self.rows.len());
+        order.extend(
+            self.rows
+                .iter()
+                .filter(|row| i64::from(row.day) == day.0)
+                .map(|row| (row.type_id, order::head(self.value(row)), row)),
+        );
         order.sort_unstable_by(|(a_type, a_head, a), (b_type, b_head, b)| {
-            let heads = (a_type, a_head).cmp(&(b_type, b_head));
-            heads.then_with(|| self.row(a).order().cmp(&self.row(b).order()))
+            (a_type, a_head)
+                .cmp(&(b_type, b_head))
+                .then_with(|| self.value(a).cmp(self.value(b)))
+                .then_with(|| rank(a).cmp(&rank(b)))
         });
-        order.into_iter().map(|(_, _, row)| self.row(row)).collect()
+        order.into_iter().map(|(_, _, row)| self.row(row))
+    }
+
+    /// By who, the place in the order of user, device and address.
+    fn who_ranks(&self) -> Vec<u32> {
+        let mut order = (0..self.whos.len() as u32).collect::<Vec<_>>();
+        order.sort_unstable_by_key(|place| self.whos.get(*place as usize).map(|who| (&who.user, &who.device, &who.src_ip)));
+        let mut ranks = vec![0; order.len()];
+        for (rank, place) in order.into_iter().enumerate() {
+            if let Some(slot) = ranks.get_mut(place as usize) {
+                *slot = rank as u32;
+            }
+        }
+        ranks
     }
 
     pub fn keys(&self, day: Day) -> Vec<u64> {
-        self.rows.iter().filter(|row| i64::from(row.day) == day.0).map(|row| row.key).collect()
+        let keys = self.rows.iter().zip(&self.keys).filter(|(row, _)| i64::from(row.day) == day.0);
+        keys.map(|(_, key)| *key).collect()
+    }
+}
+
+/// Keys that are looked for.
+pub(crate) struct Wanted {
+    keys: HashSet<u128>,
+    /// One bit for each value of the upper bits of the lower half; most keys of a table are told apart by it.
+    bits: Vec<u64>,
+}
+
+/// Bits of a wanted set: 32 KiB, which stays in the processor's cache, and one in 26 is set for 10,000 indicators.
+const WANTED_BITS_LOG2: u32 = 18;
+
+impl Wanted {
+    pub fn new(keys: impl IntoIterator<Item = u128>) -> Wanted {
+        let keys = keys.into_iter().collect::<HashSet<_>>();
+        let mut bits = vec![0_u64; 1 << (WANTED_BITS_LOG2 - 6)];
+        for key in &keys {
+            let (word, bit) = Wanted::bit(*key as u64);
+            if let Some(word) = bits.get_mut(word) {
+                *word |= bit;
+            }
+        }
+        Wanted { keys, bits }
+    }
+
+    fn bit(low: u64) -> (usize, u64) {
+        let place = low >> (64 - WANTED_BITS_LOG2);
+        ((place >> 6) as usize, 1 << (place & 63))
+    }
+
+    pub fn holds(&self, key: u128) -> bool {
+        self.keys.contains(&key)
+    }
+
+    /// Places in a list of lower halves at which a wanted key may stand.
+    fn places_in<'k>(&'k self, lows: &'k [u64]) -> impl Iterator<Item = usize> + 'k {
+        let may_be = |low: u64| {
+            let (word, bit) = Wanted::bit(low);
+            self.bits.get(word).is_some_and(|bits| bits & bit != 0)
+        };
+        lows.iter().enumerate().filter(move |(_, low)| may_be(**low)).map(|(place, _)| place)
     }
 }
 

@@ -20,6 +20,7 @@ use crate::query::{self, Query};
 use crate::reader;
 use crate::retain::{self, Retained};
 use crate::sighting::Sighting;
+use crate::snapshot::{self, Snapshot};
 use crate::tail::{TailSegment, View};
 use crate::touched::{self, Indicator};
 use crate::wal::{self, OpenSegment};
@@ -155,6 +156,11 @@ impl Store {
     /// The first events after an id, in the order of ids. The id of the last one is where to go on; begin with 0.
     pub fn read_from(&self, after: EventId, limit: usize) -> Result<Vec<Event>> {
         self.read(|lake, view| query::read_after(lake, view, after, limit))
+    }
+
+    /// This moment's files and unsealed batches, for an engine that reads them itself.
+    pub fn snapshot(&self) -> Result<Snapshot> {
+        self.read(|lake, view| snapshot::snapshot(&lake.root, view))
     }
 
     /// Reads under one view, again under a newer one where a file has gone meanwhile.

@@ -14,7 +14,7 @@ use parquet::arrow::arrow_reader::{
 
 use crate::lake::{self, Lake};
 use crate::manifest::SealedFile;
-use crate::sighting::{self, Sighting, SightingRow, SightingRows, kind_of};
+use crate::sighting::{self, Sighting, SightingRow, SightingRows, Wanted, kind_of};
 use crate::tail::View;
 use crate::{Error, Result, filter};
 
@@ -63,14 +63,13 @@ impl Indicator {
                 (Observable::Ip, Ok(ip)) => ip.to_string(),
                 _ => sighting::normal(kind, value).into_owned(),
             };
-            Candidate { key: sighting::key(kind, &value), kind, value }
+            Candidate { key: sighting::key(kind, &value), value }
         })
     }
 }
 
 struct Candidate {
     key: u128,
-    kind: Observable,
     value: String,
 }
 
@@ -119,12 +118,10 @@ pub(crate) fn touched(lake: &Lake, view: &View, indicators: &[Indicator]) -> Res
     let mut candidates = indicators.iter().flat_map(Indicator::candidates).collect::<Vec<_>>();
     candidates.sort_unstable_by(|a, b| (&a.value, a.key).cmp(&(&b.value, b.key)));
     candidates.dedup_by_key(|candidate| candidate.key);
+    let wanted = Wanted::new(candidates.iter().map(|candidate| candidate.key));
     let mut merged = Merged::default();
     for segment in &view.segments {
-        let contents = segment.read();
-        for candidate in &candidates {
-            contents.sightings.find(candidate.kind, &candidate.value).for_each(|row| merged.add(&row));
-        }
+        segment.read().sightings.find(&wanted).for_each(|row| merged.add(&row));
     }
     for file in view.manifest.files.iter().filter(|file| file.kind.holds_sightings()) {
         let possible = possible(lake, file, &candidates);

@@ -96,7 +96,9 @@ impl Writer {
     fn gather(&mut self, messages: &Receiver<Message>) -> Next {
         let deadline = Instant::now() + self.shared.config.commit_wait();
         while self.pending.len() < self.shared.config.commit_events {
-            match messages.recv_timeout(deadline.saturating_duration_since(Instant::now())) {
+            // The clock is read only where nothing waits in the queue.
+            let next = messages.try_recv().or_else(|_| messages.recv_timeout(deadline.saturating_duration_since(Instant::now())));
+            match next {
                 Ok(Message::Event(event)) => self.pending.push(event),
                 Ok(other) => return self.control(other),
                 Err(_) => break,
