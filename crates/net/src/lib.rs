@@ -18,6 +18,7 @@ pub mod hello;
 pub mod mint;
 pub mod proxyprotocol;
 pub mod server;
+pub mod sockets;
 pub mod socks5;
 pub mod transparent;
 pub mod trust;
