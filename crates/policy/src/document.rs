@@ -140,7 +140,7 @@ pub struct Redirect {
     pub preserve_path_and_query: bool,
 }
 
-/// A named list. Its contents stand here, or come from `source`, which is fetched and compiled outside.
+/// A named list. Its contents stand here, or come from `source`, which is read and compiled outside.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct List {
@@ -154,7 +154,7 @@ pub struct List {
     pub enabled: bool,
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub entries: Vec<String>,
-    /// A file or a URL with one entry a line.
+    /// An absolute path of a file with one entry a line, or `feed:NAME`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub source: Option<String>,
     #[serde(skip)]

@@ -149,6 +149,14 @@ pub fn usable(data: &Path, now: Timestamp) -> Result<Vec<ListSpec>> {
     Ok(fresh.into_iter().map(|feed| feed.list(&folder)).collect())
 }
 
+/// Where the last good copy of a kept feed is.
+pub fn copy_of(data: &Path, name: &str) -> Result<PathBuf> {
+    let folder = folder(data);
+    let kept = read(&folder)?;
+    let feed = kept.iter().find(|feed| feed.name == name);
+    Ok(feed.ok_or_else(|| unknown(name, kept.iter().map(|feed| feed.name.as_str())))?.list_path(&folder))
+}
+
 fn folder(data: &Path) -> PathBuf {
     data.join("feeds")
 }

@@ -78,7 +78,8 @@ fn read_list(list: &ListSpec) -> Result<Vec<NamedList>> {
     Ok(NamedList::from_parsed(&list.name, list.feed_id, Some(category), parsed))
 }
 
-fn read_bounded(path: &Path) -> Result<Vec<u8>> {
+/// A whole file, refused where it is larger than a list may be.
+pub fn read_bounded(path: &Path) -> Result<Vec<u8>> {
     let file = std::fs::File::open(path).with_context(|| format!("cannot read {}", path.display()))?;
     let mut text = Vec::new();
     file.take(LIST_BYTES_MAX + 1).read_to_end(&mut text)?;

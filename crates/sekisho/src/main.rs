@@ -9,6 +9,7 @@ mod control;
 mod demo;
 mod feeds;
 mod knowledge;
+mod lists;
 mod operations;
 mod policy_store;
 mod up;
@@ -89,7 +90,7 @@ fn run(arguments: Arguments) -> anyhow::Result<ExitCode> {
         Command::ScanWorker => commands::scan::worker(),
         Command::Up(arguments) => up::run(&data, &arguments),
         Command::Status(arguments) => commands::status::status(&data, &arguments),
-        Command::Check(arguments) => commands::policy::check(&arguments),
+        Command::Check(arguments) => commands::policy::check(&data, &arguments),
         Command::Apply(arguments) => commands::policy::apply(&data, &arguments),
         Command::Policy(arguments) => commands::policy::policy(&data, &arguments),
         Command::Import(arguments) => commands::policy::import(&arguments),

@@ -3,6 +3,7 @@
 
 use std::cell::RefCell;
 use std::collections::{BTreeMap, HashMap};
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::SystemTime;
 
@@ -15,6 +16,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value as Json, json};
 use store::{Query, Store};
 
+use crate::lists;
 use crate::policy_store::{PolicyStore, Revision, difference};
 
 /// Events that one search returns at most; a larger answer is an export.
@@ -97,17 +99,20 @@ pub struct Operations {
     pub store: Store,
     pub policies: PolicyStore,
     pub checkpoint: Checkpoint,
+    /// The data folder, where the sources of lists may be.
+    pub data: PathBuf,
 }
 
-/// Merged and compiled documents, with what the compiler warns of.
-pub fn compile(documents: &[(String, String)]) -> Result<(Policy, Vec<String>)> {
+/// Merged and compiled documents, with what the compiler warns of. Lists with a source are read anew.
+pub fn compile(documents: &[(String, String)], data: &Path) -> Result<(Policy, Vec<String>)> {
     let mut parsed = Vec::new();
     for (name, text) in documents {
         parsed.push((name.clone(), Document::from_toml(text).with_context(|| name.clone())?));
     }
     let document = Document::merge(parsed)?;
-    match Policy::compile(&document) {
-        Ok((policy, warnings)) => Ok((policy, warnings.iter().map(ToString::to_string).collect())),
+    let contents = lists::read_sources(&document, data)?;
+    match Policy::compile_with(&document, &contents.tables) {
+        Ok((policy, warnings)) => Ok((policy, warnings.iter().map(ToString::to_string).chain(contents.warnings).collect())),
         Err(problems) => bail!("{}", problems.iter().map(ToString::to_string).collect::<Vec<_>>().join("\n")),
     }
 }
@@ -168,7 +173,7 @@ impl Operations {
         if parsed.is_ok() || !expression.contains('$') {
             return parsed.map_err(|e| anyhow!("{e}"));
         }
-        let (policy, _) = compile(&self.revision(None)?.documents)?;
+        let (policy, _) = compile(&self.revision(None)?.documents, &self.data)?;
         Filter::parse_with(expression, &policy).map_err(|e| anyhow!("{e}"))
     }
 
@@ -217,7 +222,7 @@ impl Operations {
     }
 
     fn apply(&self, documents: Vec<(String, String)>, author: &str, note: &str, dry_run: bool) -> Result<Json> {
-        let (policy, warnings) = compile(&documents)?;
+        let (policy, warnings) = compile(&documents, &self.data)?;
         let newest = self.policies.newest()?.context("no policy is stored")?;
         let proposed = Revision { number: newest.number + 1, documents: documents.clone(), ..newest.clone() };
         let changes = difference(&newest, &proposed);
@@ -229,6 +234,17 @@ impl Operations {
         };
         self.checkpoint.publish_policy(policy.with_revision(revision.number));
         Ok(json!({ "changed": true, "revision": revision.number, "difference": changes, "warnings": warnings }))
+    }
+
+    /// Compiles the policy in force again, with what its lists' sources hold now.
+    pub fn republish_policy(&self) -> Result<()> {
+        let revision = self.revision(None)?;
+        let (policy, warnings) = compile(&revision.documents, &self.data)?;
+        for warning in warnings {
+            tracing::warn!(warning, "policy");
+        }
+        self.checkpoint.publish_policy(policy.with_revision(revision.number));
+        Ok(())
     }
 
     fn history(&self) -> Result<Json> {
@@ -247,9 +263,9 @@ impl Operations {
 
     /// What the given documents would have decided differently, over recorded traffic.
     fn replay(&self, since: i64, documents: Option<Vec<(String, String)>>) -> Result<Json> {
-        let (current, _) = compile(&self.revision(None)?.documents)?;
+        let (current, _) = compile(&self.revision(None)?.documents, &self.data)?;
         let (proposed, warnings) = match documents {
-            Some(documents) => compile(&documents)?,
+            Some(documents) => compile(&documents, &self.data)?,
             None => (current.clone(), Vec::new()),
         };
         let replayed = RefCell::new(Replayed::default());

@@ -86,7 +86,7 @@ pub fn at_rest(data: &Path) -> Result<Operations> {
 fn assemble(data: &Path, store: Store, config: Config, scanner: Option<Arc<dyn Scanner>>) -> Result<Operations> {
     let policies = PolicyStore::open(&data.join("policy.redb"), DEFAULT_POLICY, now())?;
     let revision = policies.newest()?.context("no policy is stored")?;
-    let (policy, warnings) = compile(&revision.documents)?;
+    let (policy, warnings) = compile(&revision.documents, data)?;
     for warning in warnings {
         tracing::warn!(warning, "policy");
     }
@@ -96,7 +96,7 @@ fn assemble(data: &Path, store: Store, config: Config, scanner: Option<Arc<dyn S
     let first = u64::try_from(now().0).unwrap_or_default();
     let knowledge = knowledge::load(&config.knowledge, data)?;
     let checkpoint = Checkpoint::new(policy, knowledge, config.checkpoint, recorder, scanner, first);
-    Ok(Operations { store, policies, checkpoint })
+    Ok(Operations { store, policies, checkpoint, data: data.to_owned() })
 }
 
 pub fn run(data: &Path, arguments: &UpArguments) -> Result<ExitCode> {
@@ -179,7 +179,7 @@ async fn up(data: &Path, config: Config, arguments: &UpArguments) -> Result<()> 
     helpers.spawn(watch_authority(authority));
     notify("READY=1");
 
-    wait_for_signals(&config.knowledge, data, &checkpoint).await?;
+    wait_for_signals(&config.knowledge, data, &operations).await?;
     notify("STOPPING=1");
     tracing::info!("stopping: no new connections, the open ones end");
     stop.send_replace(true);
@@ -250,7 +250,7 @@ async fn watch_authority(authority: Arc<Authority>) {
     }
 }
 
-async fn wait_for_signals(spec: &KnowledgeSpec, data: &Path, checkpoint: &Checkpoint) -> Result<()> {
+async fn wait_for_signals(spec: &KnowledgeSpec, data: &Path, operations: &Operations) -> Result<()> {
     let mut terminate = signal(SignalKind::terminate())?;
     let mut interrupt = signal(SignalKind::interrupt())?;
     let mut hangup = signal(SignalKind::hangup())?;
@@ -258,15 +258,17 @@ async fn wait_for_signals(spec: &KnowledgeSpec, data: &Path, checkpoint: &Checkp
         tokio::select! {
             _ = terminate.recv() => return Ok(()),
             _ = interrupt.recv() => return Ok(()),
-            _ = hangup.recv() => reload(spec, data, checkpoint),
+            _ = hangup.recv() => reload(spec, data, operations),
         }
     }
 }
 
-fn reload(spec: &KnowledgeSpec, data: &Path, checkpoint: &Checkpoint) {
-    match knowledge::load(spec, data) {
+fn reload(spec: &KnowledgeSpec, data: &Path, operations: &Operations) {
+    // Both are built before either is swapped in.
+    let built = knowledge::load(spec, data).and_then(|snapshot| operations.republish_policy().map(|()| snapshot));
+    match built {
         Ok(snapshot) => {
-            checkpoint.publish_knowledge(snapshot);
+            operations.checkpoint.publish_knowledge(snapshot);
             tracing::info!("reloaded");
         }
         Err(error) => tracing::error!(error = format!("{error:#}"), "reload failed; the earlier state stays"),

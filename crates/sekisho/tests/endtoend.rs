@@ -212,6 +212,33 @@ fn a_policy_is_applied_listed_and_rolled_back_while_the_program_runs() {
 }
 
 #[test]
+fn a_list_is_read_from_a_file_and_again_at_a_reload() {
+    let running = Running::start(tempfile::tempdir().unwrap(), "");
+    let list = running.folder.path().join("names.txt");
+    std::fs::write(&list, "one.example\n").unwrap();
+    let document = running.folder.path().join("lists.toml");
+    let text = format!(
+        "[[list]]\nname = \"names\"\nkind = \"domain\"\nsource = {list:?}\n\n[[rule]]\nname = \"listed names\"\ngate = \"dns\"\n\
+         action = \"block\"\nwhen = 'any(dns.domains[*] in $names)'\n"
+    );
+    std::fs::write(&document, text).unwrap();
+    let applied = running.ask(&["apply", document.to_str().unwrap()]);
+    assert!(applied.contains("applied"), "{applied}");
+    let is_blocked = |name: &str| running.ask(&["explain", "dns", name]).contains("access? block, by rule `listed names`");
+    assert!(is_blocked("www.one.example") && !is_blocked("two.example"));
+    std::fs::write(&list, "two.example\n").unwrap();
+    let hangup = Command::new("kill").args(["-HUP", &running.child.id().to_string()]).status().unwrap();
+    assert!(hangup.success());
+    for _ in 0..200 {
+        if is_blocked("two.example") {
+            return;
+        }
+        std::thread::sleep(Duration::from_millis(50));
+    }
+    panic!("the list was not read again: {}", running.log());
+}
+
+#[test]
 fn the_management_api_answers_only_who_has_the_token() {
     use std::os::unix::fs::PermissionsExt;
     let running = Running::start(tempfile::tempdir().unwrap(), "");

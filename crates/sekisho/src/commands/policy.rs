@@ -101,13 +101,13 @@ pub fn read_documents(path: &Path) -> Result<Vec<(String, String)>> {
     files.iter().map(read).collect()
 }
 
-pub fn check(arguments: &CheckArguments) -> Result<ExitCode> {
+pub fn check(data: &Path, arguments: &CheckArguments) -> Result<ExitCode> {
     if let Some(path) = &arguments.config {
         Config::read(path)?;
         println!("{}: ok", path.display());
     }
     for path in &arguments.policy {
-        let (_, warnings) = compile(&read_documents(path)?)?;
+        let (_, warnings) = compile(&read_documents(path)?, data)?;
         for warning in warnings {
             println!("warning: {warning}");
         }
