@@ -4,6 +4,7 @@
 mod eicar;
 mod hashes;
 mod ndb;
+mod pe;
 mod yara;
 
 use crate::Error;
@@ -20,6 +21,19 @@ const DEFINITION_BYTES_MAX: u64 = 512 << 20;
 #[serde(default, deny_unknown_fields)]
 pub struct Definitions {
     pub paths: Vec<PathBuf>,
+}
+
+impl Definitions {
+    /// Changes whenever a definition file is added, removed or written: names, sizes and times, not content.
+    pub(crate) fn stamp(&self) -> Vec<(PathBuf, u64, Option<std::time::SystemTime>)> {
+        let files = definition_files(&self.paths).unwrap_or_default();
+        let stamped = files.into_iter().map(|file| {
+            let metadata = std::fs::metadata(&file).ok();
+            let modified = metadata.as_ref().and_then(|metadata| metadata.modified().ok());
+            (file, metadata.map_or(0, |metadata| metadata.len()), modified)
+        });
+        stamped.collect()
+    }
 }
 
 /// A signature that matched.
@@ -68,15 +82,21 @@ impl Engines {
         self.hashes.count() + self.patterns.count() + self.rules.count()
     }
 
-    pub(crate) fn matches(&self, bytes: &[u8], time_left: Duration) -> Result<Option<Hit>, Unscannable> {
+    /// Everything but the rules, which cost a fixed time however few the bytes are.
+    pub(crate) fn matches_cheaply(&self, bytes: &[u8]) -> Option<Hit> {
+        let hit = |engine, signature: &str| Hit { engine, signature: signature.to_owned() };
         if eicar::is_eicar(bytes) {
-            return Ok(Some(Hit { engine: "eicar", signature: "EICAR-Test-File".to_owned() }));
+            return Some(hit("eicar", "EICAR-Test-File"));
         }
         if let Some(signature) = self.hashes.lookup(bytes) {
-            return Ok(Some(Hit { engine: "hash", signature: signature.to_owned() }));
+            return Some(hit("hash", signature));
         }
-        if let Some(signature) = self.patterns.find(bytes) {
-            return Ok(Some(Hit { engine: "ndb", signature: signature.to_owned() }));
+        self.patterns.find(bytes).map(|signature| hit("ndb", signature))
+    }
+
+    pub(crate) fn matches(&self, bytes: &[u8], time_left: Duration) -> Result<Option<Hit>, Unscannable> {
+        if let Some(hit) = self.matches_cheaply(bytes) {
+            return Ok(Some(hit));
         }
         let rule = self.rules.find(bytes, time_left)?;
         Ok(rule.map(|signature| Hit { engine: "yara", signature }))

@@ -1,8 +1,10 @@
 //! ClamAV `.ndb` extended signatures, read natively: `NAME:TARGET:OFFSET:HEX`. Wildcards `??`, nibbles, `{n-m}`, `*` and
-//! alternatives of equal length are supported, with offsets absolute, from the end, or anywhere. Signatures that need PE
-//! sections or entry points, and those without two literal bytes in a row, are counted as skipped and left to clamd.
+//! alternatives of equal length are supported, with offsets absolute, from the end, anywhere, or relative to the entry point
+//! and sections of a PE file. Signatures without two literal bytes in a row, and other offsets, are counted as skipped and left
+//! to clamd.
 
 use super::hashes::content_lines;
+use super::pe::Layout;
 use crate::Error;
 use crate::format::detect;
 use aho_corasick::{AhoCorasick, MatchKind};
@@ -62,17 +64,55 @@ impl Part {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Offset {
     Anywhere,
-    Absolute { first: usize, last: usize },
-    FromEnd(usize),
+    Absolute {
+        first: usize,
+        last: usize,
+    },
+    FromEnd {
+        distance: usize,
+        shift: usize,
+    },
+    EntryPoint {
+        delta: isize,
+        shift: usize,
+    },
+    /// From the start of a section; the last one has no number of its own.
+    Section {
+        index: Option<usize>,
+        delta: usize,
+        shift: usize,
+    },
+    /// Anywhere in a section.
+    InSection(usize),
 }
 
 impl Offset {
-    fn accepts(self, at: usize, size: usize) -> bool {
+    fn accepts(self, at: usize, size: usize, layout: Option<&Layout>) -> bool {
+        let within =
+            |start: Option<usize>, shift: usize| start.is_some_and(|start| (start..=start.saturating_add(shift)).contains(&at));
         match self {
             Offset::Anywhere => true,
             Offset::Absolute { first, last } => (first..=last).contains(&at),
-            Offset::FromEnd(distance) => size.checked_sub(distance) == Some(at),
+            Offset::FromEnd { distance, shift } => within(size.checked_sub(distance), shift),
+            Offset::EntryPoint { delta, shift } => {
+                within(layout.and_then(|layout| layout.entry?.checked_add_signed(delta)), shift)
+            }
+            Offset::Section { index, delta, shift } => {
+                let start = layout.and_then(|layout| match index {
+                    Some(index) => layout.sections.get(index),
+                    None => layout.sections.last(),
+                });
+                within(start.and_then(|(start, _)| start.checked_add(delta)), shift)
+            }
+            Offset::InSection(index) => {
+                let section = layout.and_then(|layout| layout.sections.get(index));
+                section.is_some_and(|(start, size)| (*start..start.saturating_add(*size)).contains(&at))
+            }
         }
+    }
+
+    fn needs_layout(self) -> bool {
+        matches!(self, Offset::EntryPoint { .. } | Offset::Section { .. } | Offset::InSection(_))
     }
 }
 
@@ -103,10 +143,18 @@ impl Patterns {
     pub(crate) fn find(&self, bytes: &[u8]) -> Option<&str> {
         let finder = self.finder.as_ref()?;
         let target = target_of(bytes);
+        let mut layout: Option<Option<Layout>> = None;
         for found in finder.find_overlapping_iter(bytes) {
             for index in self.by_anchor.get(found.pattern().as_usize())? {
                 let signature = self.signatures.get(*index)?;
-                if (signature.target == 0 || signature.target == target) && signature.matches(bytes, found.start()) {
+                if signature.target != 0 && signature.target != target {
+                    continue;
+                }
+                let layout = match signature.offset.needs_layout() {
+                    true => layout.get_or_insert_with(|| Layout::parse(bytes)).as_ref(),
+                    false => None,
+                };
+                if signature.matches(bytes, found.start(), layout) {
                     return Some(&signature.name);
                 }
             }
@@ -134,13 +182,13 @@ fn target_of(bytes: &[u8]) -> u8 {
 }
 
 impl Signature {
-    fn matches(&self, bytes: &[u8], anchor: usize) -> bool {
+    fn matches(&self, bytes: &[u8], anchor: usize, layout: Option<&Layout>) -> bool {
         let mut steps = STEPS_MAX;
         let Some(start) = anchor.checked_sub(self.anchor_at) else { return false };
         let Some(part) = self.parts.get(self.anchor_part) else { return false };
         part.matches_at(bytes, start)
             && self.forward(bytes, self.anchor_part + 1, start + part.bytes(), &mut steps)
-            && self.backward(bytes, self.anchor_part, start, &mut steps)
+            && self.backward(bytes, self.anchor_part, start, layout, &mut steps)
     }
 
     fn forward(&self, bytes: &[u8], index: usize, end: usize, steps: &mut u32) -> bool {
@@ -153,16 +201,16 @@ impl Signature {
         })
     }
 
-    fn backward(&self, bytes: &[u8], index: usize, start: usize, steps: &mut u32) -> bool {
+    fn backward(&self, bytes: &[u8], index: usize, start: usize, layout: Option<&Layout>, steps: &mut u32) -> bool {
         let Some(previous) = index.checked_sub(1).and_then(|index| self.parts.get(index)) else {
-            return self.offset.accepts(start, bytes.len());
+            return self.offset.accepts(start, bytes.len(), layout);
         };
         let Some(part) = self.parts.get(index) else { return false };
         let Some(last) = start.checked_sub(part.gap_min + previous.bytes()) else { return false };
         let first = start.saturating_sub(part.gap_max.saturating_add(previous.bytes()));
         (first..=last).rev().any(|at| {
             *steps = steps.saturating_sub(1);
-            *steps > 0 && previous.matches_at(bytes, at) && self.backward(bytes, index - 1, at, steps)
+            *steps > 0 && previous.matches_at(bytes, at) && self.backward(bytes, index - 1, at, layout, steps)
         })
     }
 }
@@ -236,12 +284,24 @@ fn parse_offset(text: &str) -> Option<Offset> {
     if text == "*" {
         return Some(Offset::Anywhere);
     }
-    if let Some(distance) = text.strip_prefix("EOF-") {
-        return distance.parse().ok().map(Offset::FromEnd);
+    let (place, shift) = text.split_once(',').unwrap_or((text, "0"));
+    let shift: usize = shift.parse().ok()?;
+    if let Some(distance) = place.strip_prefix("EOF-") {
+        return Some(Offset::FromEnd { distance: distance.parse().ok()?, shift });
     }
-    let (first, shift) = text.split_once(',').unwrap_or((text, "0"));
-    let first: usize = first.parse().ok()?;
-    Some(Offset::Absolute { first, last: first.checked_add(shift.parse().ok()?)? })
+    if let Some(delta) = place.strip_prefix("EP") {
+        return Some(Offset::EntryPoint { delta: delta.parse().ok()?, shift });
+    }
+    if let Some(index) = place.strip_prefix("SE") {
+        return Some(Offset::InSection(index.parse().ok()?));
+    }
+    if let Some(section) = place.strip_prefix('S') {
+        let (index, delta) = section.split_once('+')?;
+        let index = if index == "L" { None } else { Some(index.parse().ok()?) };
+        return Some(Offset::Section { index, delta: delta.parse().ok()?, shift });
+    }
+    let first: usize = place.parse().ok()?;
+    Some(Offset::Absolute { first, last: first.checked_add(shift)? })
 }
 
 fn parse_parts(hex: &str) -> Option<Vec<Part>> {
@@ -358,9 +418,47 @@ mod tests {
         }
     }
 
+    /// Two sections: code at 0x200 with the entry point 4 bytes in, data at 0x300.
+    fn program() -> Vec<u8> {
+        let mut bytes = vec![0u8; 0x400];
+        bytes[..2].copy_from_slice(b"MZ");
+        bytes[0x3c] = 0x40;
+        bytes[0x40..0x44].copy_from_slice(b"PE\0\0");
+        bytes[0x46] = 2;
+        bytes[0x54] = 0x20;
+        bytes[0x68..0x6c].copy_from_slice(&0x1004u32.to_le_bytes());
+        for (at, address, start) in [(0x78, 0x1000u32, 0x200u32), (0xa0, 0x2000, 0x300)] {
+            for (field, value) in [(8, 0x100), (12, address), (16, 0x100), (20, start)] {
+                bytes[at + field..at + field + 4].copy_from_slice(&value.to_le_bytes());
+            }
+        }
+        bytes[0x204..0x207].copy_from_slice(b"abc");
+        bytes[0x310..0x313].copy_from_slice(b"xyz");
+        bytes
+    }
+
+    #[test]
+    fn offsets_in_programs() {
+        for (signature, expected) in [
+            ("A:1:EP+0:616263", true),
+            ("A:1:EP-2,4:616263", true),
+            ("A:1:EP+1:616263", false),
+            ("A:1:S0+4:616263", true),
+            ("A:1:S1+16:78797a", true),
+            ("A:1:S0+16:78797a", false),
+            ("A:1:SL+10,8:78797a", true),
+            ("A:1:SE1:78797a", true),
+            ("A:1:SE0:78797a", false),
+            ("A:1:EOF-250,20:78797a", true),
+        ] {
+            assert_eq!(finds(signature, &program()), expected, "{signature}");
+        }
+        assert!(!finds("A:0:EP+0:616263", b"abc"), "no program, no entry point");
+    }
+
     #[test]
     fn unsupported_signatures_are_skipped_and_damaged_lines_refused() {
-        assert!(!finds("A:1:EP+0:6162", b"MZ ab"));
+        assert!(!finds("A:1:VI:6162", b"MZ ab"));
         assert!(!finds("A:0:*:61??62", b"a-b"));
         assert!(PatternsBuilder::default().add("a.ndb", "A:0").is_err());
     }
