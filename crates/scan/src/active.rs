@@ -2,7 +2,7 @@
 //! CSV, programs inside documents. It only notices; OLE, PDF and RTF notice their own while they are opened.
 
 use crate::format::{Format, contains, find, is_executable};
-use crate::report::FindingKind;
+use crate::report::{FindingKind, Unscannable};
 use crate::walk::{Node, Walk};
 
 /// An OOXML part larger than this is data, not markup written by a person.
@@ -26,8 +26,20 @@ pub(crate) fn inspect(walk: &mut Walk<'_>, node: &Node, format: &Format, bytes: 
     if part.starts_with("xl/macrosheets/") && !part.ends_with(".rels") {
         walk.find(node, FindingKind::MacroSheet, part);
     }
-    if format.name == "txt" && is_dde_cell(bytes) {
+    if matches!(format.name, "txt" | "xml") && is_dde_cell(bytes) {
         walk.find(node, FindingKind::Dde, "formula in text");
+    }
+    if format.name == "xml" && contains(bytes, b"w:wordDocument") {
+        fields(walk, node, bytes);
+    }
+    if format.name == "txt" && bytes.starts_with(b"ID;") && is_macro_in_symbolic_link(bytes) {
+        walk.find(node, FindingKind::MacroSheet, "macro in SYLK");
+    }
+    if part.starts_with("xl/externalLinks/") && part.ends_with(".bin") && is_dde_in_binary_workbook(bytes) {
+        walk.find(node, FindingKind::Dde, "external link");
+    }
+    if node.path.ends_with("META-INF/manifest.xml") && contains(bytes, b":encryption-data") {
+        walk.note(node, Unscannable::Encrypted, "manifest");
     }
 }
 
@@ -79,6 +91,23 @@ fn fields(walk: &mut Walk<'_>, node: &Node, bytes: &[u8]) {
     if is_dde(&typed) || simple.into_iter().any(is_dde) {
         walk.find(node, FindingKind::Dde, "field");
     }
+}
+
+/// SYLK files hold Excel 4 macros: a sheet option of its own, and names that start by themselves.
+fn is_macro_in_symbolic_link(bytes: &[u8]) -> bool {
+    let folded = bytes.to_ascii_lowercase();
+    [&b"\no;e"[..], b"nauto_open", b"nauto_close", b"=exec(", b"eexec(", b"ecall("].iter().any(|sign| contains(&folded, sign))
+}
+
+/// BrtBeginSupBook ([MS-XLSB] section 2.4.254) of type 1.
+fn is_dde_in_binary_workbook(bytes: &[u8]) -> bool {
+    const BEGIN_SUP_BOOK: &[u8] = b"\xe8\x02";
+    const TYPE_DDE: u16 = 1;
+    // The length is one byte or two, the type follows.
+    bytes.strip_prefix(BEGIN_SUP_BOOK).is_some_and(|record| {
+        let length_bytes = if record.first().is_some_and(|byte| byte & 0x80 != 0) { 2 } else { 1 };
+        crate::format::read_u16(record, length_bytes) == Some(TYPE_DDE)
+    })
 }
 
 /// A cell such as `=cmd|'/c ...'!A0`, which spreadsheets run when a CSV file is opened.

@@ -2,7 +2,10 @@
 //! the first row that recognises the bytes wins; containers that share a signature (zip, OLE) are told apart by their
 //! members. Formats without a signature (scripts, source text) are only told from binary data.
 
-use crate::formats::{cab, cpio, eml, iso, lzh, ole, onenote, pdf, rar, rtf, sevenz, stream, tar, zip};
+use crate::formats::{
+    arc, arj, cab, chm, cpio, crx, disk, dmg, eml, installer, iso, lnk, lzh, lzo, mac, ole, onenote, pdf, pgp, rar, rtf, sevenz,
+    stream, szdd, tar, tnef, udf, wim, xar, zip, zoo,
+};
 use crate::report::Unscannable;
 use crate::walk::{Node, Step, Walk};
 
@@ -56,7 +59,10 @@ const BINARY: &str = "application/octet-stream";
 
 /// Signatures, most specific first.
 const FORMATS: &[Format] = &[
+    // The mark stands at the end; the start is whatever the image packs first.
+    container("dmg", "application/x-apple-diskimage", dmg::open, By(dmg::is_dmg)),
     container("zip", "application/zip", zip::open, By(zip::is_zip)),
+    container("crx", "application/x-chrome-extension", crx::open, At(0, crx::SIGNATURE)),
     container("7z", "application/x-7z-compressed", sevenz::open, At(0, b"7z\xbc\xaf\x27\x1c")),
     container("rar", "application/vnd.rar", rar::open, At(0, b"Rar!\x1a\x07")),
     container("rar", "application/vnd.rar", rar::open, At(0, b"RE~^")),
@@ -82,25 +88,40 @@ const FORMATS: &[Format] = &[
     container("cpio", "application/x-cpio", cpio::open, By(cpio::is_cpio)),
     container("tar", "application/x-tar", tar::open, By(tar::is_tar)),
     container("iso", "application/x-iso9660-image", iso::open, At(ISO_IDENTIFIER_OFFSET, b"CD001")),
-    sealed("udf", "application/x-udf-image", At(ISO_IDENTIFIER_OFFSET, b"BEA01")),
-    sealed("arj", "application/x-arj", By(is_arj)),
+    container("udf", "application/x-udf-image", udf::open, By(udf::is_udf)),
+    container("arj", "application/x-arj", arj::open, By(arj::is_arj)),
+    container("zoo", "application/x-zoo", zoo::open, At(zoo::TAG_OFFSET, zoo::TAG)),
+    container("arc", "application/x-arc", arc::open, By(arc::is_arc)),
+    container("xar", "application/x-xar", xar::open, At(0, b"xar!\0\x1c")),
+    container("wim", "application/x-ms-wim", wim::open, At(0, wim::SIGNATURE)),
+    container("chm", "application/vnd.ms-htmlhelp", chm::open, At(0, chm::SIGNATURE)),
+    container("lzo", "application/x-lzop", lzo::open, At(0, lzo::SIGNATURE)),
+    container("tnef", "application/vnd.ms-tnef", tnef::open, At(0, tnef::SIGNATURE)),
+    container("szdd", "application/x-ms-compress-szdd", szdd::open, At(0, szdd::SZDD)),
+    container("szdd", "application/x-ms-compress-szdd", szdd::open, At(0, szdd::SZ)),
+    container("kwaj", "application/x-ms-compress-kwaj", szdd::open_kwaj, At(0, szdd::KWAJ)),
+    container("inno", "application/x-inno-setup", installer::open_inno_data, By(installer::inno_data)),
+    container("applesingle", "application/applefile", mac::open_apple, At(0, mac::APPLE_SINGLE)),
+    container("appledouble", "multipart/appledouble", mac::open_apple, At(0, mac::APPLE_DOUBLE)),
+    container("hfs", "application/x-apple-hfs", dmg::open_hfs_plus, By(dmg::is_hfs_plus)),
     sealed("ace", "application/x-ace-compressed", At(7, b"**ACE**")),
-    sealed("zoo", "application/x-zoo", At(20, b"\xdc\xa7\xc4\xfd")),
-    sealed("xar", "application/x-xar", At(0, b"xar!\0\x1c")),
-    sealed("wim", "application/x-ms-wim", At(0, b"MSWIM\0\0\0")),
-    sealed("chm", "application/vnd.ms-htmlhelp", At(0, b"ITSF\x03\0\0\0")),
-    sealed("lzo", "application/x-lzop", At(0, b"\x89LZO\0\r\n\x1a\n")),
     sealed("lrz", "application/x-lrzip", At(0, b"LRZI\0")),
     sealed("grz", "application/x-grzip", At(0, b"GRZipII\0")),
     sealed("sit", "application/x-stuffit", At(0, b"StuffIt (c)1997")),
-    sealed("tnef", "application/vnd.ms-tnef", At(0, b"\x78\x9f\x3e\x22")),
-    sealed("szdd", "application/x-ms-compress-szdd", At(0, b"SZDD\x88\xf0\x27\x33")),
+    sealed("squashfs", "application/vnd.squashfs", At(0, b"hsqs")),
+    sealed("qcow2", "application/x-qemu-disk", At(0, b"QFI\xfb")),
+    sealed("vmdk", "application/x-vmdk", At(0, b"KDMV")),
+    sealed("vhdx", "application/x-vhdx", At(0, b"vhdxfile")),
+    sealed("vhd", "application/x-vhd", At(0, b"conectix")),
+    sealed("stuffit", "application/x-stuffit", At(0, b"SIT!\0")),
+    sealed("sar", "application/x-sapcar", At(0, b"CAR 2.0")),
     Format {
         name: "pgp",
         mime: "application/pgp-encrypted",
         opener: Opener::Sealed(Unscannable::Encrypted),
-        recognise: At(0, b"-----BEGIN PGP MESSAGE-----"),
+        recognise: By(pgp::is_encrypted),
     },
+    container("p7m", "application/pkcs7-mime", pgp::open_signed, By(pgp::is_signed)),
     leaf("dll", "application/vnd.microsoft.portable-executable", By(is_dll)),
     leaf("exe", "application/vnd.microsoft.portable-executable", By(is_portable_executable)),
     leaf("exe", "application/x-dosexec", At(0, b"MZ")),
@@ -110,7 +131,7 @@ const FORMATS: &[Format] = &[
     leaf("class", "application/java-vm", At(0, b"\xca\xfe\xba\xbe")),
     leaf("dex", "application/x-dex", At(0, b"dex\n03")),
     leaf("wasm", "application/wasm", At(0, b"\0asm")),
-    leaf("lnk", "application/x-ms-shortcut", At(0, b"L\0\0\0\x01\x14\x02\0\0\0\0\0\xc0\0\0\0\0\0\0F")),
+    container("lnk", "application/x-ms-shortcut", lnk::open, At(0, b"L\0\0\0\x01\x14\x02\0\0\0\0\0\xc0\0\0\0\0\0\0F")),
     leaf("png", "image/png", At(0, b"\x89PNG\r\n\x1a\n")),
     leaf("jpg", "image/jpeg", At(0, b"\xff\xd8\xff")),
     leaf("gif", "image/gif", At(0, b"GIF8")),
@@ -136,7 +157,7 @@ const FORMATS: &[Format] = &[
     leaf("otf", "font/otf", At(0, b"OTTO")),
     leaf("sqlite", "application/vnd.sqlite3", At(0, b"SQLite format 3\0")),
     leaf("ps", "application/postscript", At(0, b"%!PS")),
-    leaf("swf", "application/x-shockwave-flash", By(is_flash)),
+    container("swf", "application/x-shockwave-flash", stream::flash, By(is_flash)),
     leaf("djvu", "image/vnd.djvu", At(0, b"AT&TFORM")),
     leaf("psd", "image/vnd.adobe.photoshop", At(0, b"8BPS")),
     leaf("sh", "text/x-shellscript", At(0, b"#!")),
@@ -145,6 +166,10 @@ const FORMATS: &[Format] = &[
     leaf("xml", "text/xml", By(|bytes| starts_folded(bytes, &[b"<?xml"]))),
     container("eml", "message/rfc822", eml::open, By(eml::is_eml)),
     container("lzma", "application/x-lzma", stream::lzma, By(stream::is_lzma)),
+    container("macbin", "application/x-macbinary", mac::open_mac_binary, By(mac::is_mac_binary)),
+    container("fat", "application/x-raw-disk-image", disk::open_fat, By(disk::is_fat)),
+    sealed("disk", "application/x-raw-disk-image", By(disk::is_foreign_file_system)),
+    container("disk", "application/x-raw-disk-image", disk::open_partitions, By(disk::is_partitioned)),
     leaf("txt", "text/plain", By(is_text)),
     leaf("bin", BINARY, By(|_| true)),
 ];
@@ -242,11 +267,6 @@ fn is_flash(bytes: &[u8]) -> bool {
         && bytes.get(3).is_some_and(|version| (3..=60).contains(version))
 }
 
-/// ARJ headers carry a size that says whether `60 EA` is more than a coincidence.
-fn is_arj(bytes: &[u8]) -> bool {
-    bytes.starts_with(b"\x60\xea") && read_u16(bytes, 2).is_some_and(|size| (30..=2600).contains(&size))
-}
-
 /// Where the PE header stands, if there is one ([MS PE/COFF] section 2).
 pub(crate) fn pe_offset(bytes: &[u8]) -> Option<usize> {
     if !bytes.starts_with(b"MZ") {
@@ -306,17 +326,37 @@ pub(crate) fn read_u64(bytes: &[u8], offset: usize) -> Option<u64> {
     Some(u64::from_le_bytes(field.try_into().ok()?))
 }
 
-/// Names that promise something harmless, and the types that would keep the promise. Only executables behind such a
-/// name are reported: other mismatches are everyday sloppiness.
-const HARMLESS_EXTENSIONS: &[&str] =
-    &["txt", "pdf", "doc", "docx", "xls", "xlsx", "ppt", "pptx", "jpg", "jpeg", "png", "gif", "csv", "zip", "html", "mp4", "mp3"];
+/// Kinds of files. A name of one kind and a type of another is worth saying; inside a kind, names are sloppy.
+const KINDS: &[(&str, &[&str])] = &[
+    (
+        "document",
+        &[
+            "pdf", "doc", "docx", "docm", "xls", "xlsx", "xlsm", "xlsb", "ppt", "pptx", "pptm", "rtf", "odt", "ods", "odp",
+            "one", "msg", "epub", "ole",
+        ],
+    ),
+    ("picture", &["jpg", "jpeg", "png", "gif", "bmp", "webp", "tif", "tiff", "ico", "avif", "heic", "psd", "djvu"]),
+    ("media", &["mp3", "mp4", "wav", "avi", "mov", "mkv", "flv", "flac", "ogg"]),
+    (
+        "archive",
+        &[
+            "zip", "7z", "rar", "gz", "tgz", "bz2", "xz", "tar", "cab", "iso", "lzh", "arj", "ace", "zoo", "zst", "lz4", "lz",
+            "Z", "wim", "dmg",
+        ],
+    ),
+    ("program", &["exe", "dll", "scr", "elf", "macho", "msi", "lnk", "cpl", "sys"]),
+    ("text", &["txt", "csv", "html", "htm", "xml", "svg", "json", "css", "js", "eml", "sh"]),
+];
 
-/// Says how a file's name hides what it is.
+fn kind_of(name: &str) -> Option<&'static str> {
+    KINDS.iter().find(|(_, members)| members.iter().any(|member| member.eq_ignore_ascii_case(name))).map(|(kind, _)| *kind)
+}
+
+/// Says how a file's name and what it is disagree. Programs and links behind another name count as hiding.
 pub(crate) fn mismatch(name: &str, format: &Format) -> Option<String> {
     let (_, extension) = name.rsplit_once('.')?;
-    let extension = extension.to_ascii_lowercase();
-    let hides = is_executable(format) && HARMLESS_EXTENSIONS.contains(&extension.as_str());
-    hides.then(|| format!("named {extension}, is {}", format.name))
+    let (named, is) = (kind_of(extension)?, kind_of(format.name)?);
+    (named != is).then(|| format!("named {}, is {}", extension.to_ascii_lowercase(), format.name))
 }
 
 /// Formats that people read and that have no reason to carry programs.

@@ -98,6 +98,10 @@ pub struct Finding {
 pub enum FindingKind {
     Macro,
     MacroAutoExec,
+    /// Calls in a macro that start programs, fetch or write files.
+    MacroCalls,
+    /// A macro module whose compiled form is there and whose source is not.
+    MacroStomped,
     MacroSheet,
     Dde,
     RemoteTemplate,
@@ -108,13 +112,41 @@ pub enum FindingKind {
     PdfLaunch,
     PdfOpenAction,
     PdfEmbeddedFile,
+    PdfLink,
     HtmlSmuggling,
+    /// A script or a link that fetches or builds a file and runs it.
+    ScriptDropper,
     TypeMismatch,
     /// A container could not be read; detail names the reason.
     NotRead,
 }
 
 impl FindingKind {
+    /// The name in JSON.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Macro => "macro",
+            Self::MacroAutoExec => "macro_auto_exec",
+            Self::MacroCalls => "macro_calls",
+            Self::MacroStomped => "macro_stomped",
+            Self::MacroSheet => "macro_sheet",
+            Self::Dde => "dde",
+            Self::RemoteTemplate => "remote_template",
+            Self::ExternalLink => "external_link",
+            Self::EmbeddedExecutable => "embedded_executable",
+            Self::EmbeddedObject => "embedded_object",
+            Self::PdfJavaScript => "pdf_java_script",
+            Self::PdfLaunch => "pdf_launch",
+            Self::PdfOpenAction => "pdf_open_action",
+            Self::PdfEmbeddedFile => "pdf_embedded_file",
+            Self::PdfLink => "pdf_link",
+            Self::HtmlSmuggling => "html_smuggling",
+            Self::ScriptDropper => "script_dropper",
+            Self::TypeMismatch => "type_mismatch",
+            Self::NotRead => "not_read",
+        }
+    }
+
     /// Whether this alone makes a file suspicious. Macros, external links and embedded objects are everyday content;
     /// code that starts by itself, fetches code or hides an executable is not.
     pub fn is_suspicious(self) -> bool {
@@ -128,6 +160,8 @@ impl FindingKind {
                 | Self::PdfLaunch
                 | Self::PdfJavaScript
                 | Self::HtmlSmuggling
+                | Self::ScriptDropper
+                | Self::MacroStomped
         )
     }
 }

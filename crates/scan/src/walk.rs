@@ -109,7 +109,22 @@ impl Walk<'_> {
 
     /// Examines one member: engines first, since a hit makes opening it needless.
     pub(crate) fn visit(&mut self, node: &Node, bytes: &[u8]) -> Flow {
-        self.visit_as(node, format::detect(bytes), bytes)
+        let format = format::detect(bytes);
+        let name = node.path.rsplit(['!', '/']).next().unwrap_or_default().to_owned();
+        self.compare_with_name(node, &name, format);
+        self.visit_as(node, format, bytes)
+    }
+
+    /// Matches bytes that are most likely nothing: no entry is counted, nothing is opened.
+    pub(crate) fn probe(&mut self, parent: &Node, name: &str, bytes: &[u8]) -> Flow {
+        if let Err(limit) = self.budget.check_time() {
+            return self.halt(limit);
+        }
+        if let Some(hit) = self.engines.matches_cheaply(bytes) {
+            self.hit = Some((hit, parent.child(name).path));
+            self.halted = true;
+        }
+        self.flow()
     }
 
     /// Examines a member whose format the container dictates.
@@ -130,6 +145,7 @@ impl Walk<'_> {
             Err(reason) => self.note(node, reason, "engine"),
         }
         active::inspect(self, node, format, bytes);
+        formats::script::inspect(self, node, format, bytes);
         self.open(node, format, bytes)
     }
 

@@ -36,7 +36,30 @@ pub(crate) fn is_eml(bytes: &[u8]) -> bool {
         && (contains(b"mime-version:") || contains(b"content-type:") || (contains(b"subject:") && contains(b"from:")))
 }
 
+/// Messages of a mailbox (RFC 4155): each begins with `From ` behind an empty line.
+fn mailbox(bytes: &[u8]) -> Option<Vec<&[u8]>> {
+    let bytes = bytes.strip_prefix(b"From ")?;
+    let starts = |separator: &'static [u8]| memchr::memmem::find_iter(bytes, separator).map(move |at| at + separator.len());
+    let mut starts: Vec<usize> = starts(b"\n\nFrom ").chain(starts(b"\r\n\r\nFrom ")).collect();
+    if starts.is_empty() {
+        return None;
+    }
+    starts.sort_unstable();
+    let ends = starts.iter().copied().chain([bytes.len()]);
+    let parts = std::iter::once(0).chain(starts.iter().copied()).zip(ends);
+    let body = |part: &'_ [u8]| crate::format::find(part, b"\n").map(|end| end + 1);
+    Some(parts.filter_map(|(start, end)| bytes.get(start..end)).filter_map(|part| part.get(body(part)?..)).collect())
+}
+
 pub(crate) fn open(walk: &mut Walk<'_>, node: &Node, bytes: &[u8]) -> Step {
+    if let Some(messages) = mailbox(bytes) {
+        for (index, message) in messages.into_iter().enumerate() {
+            if walk.view(node, &format!("message-{index}"), message).is_break() {
+                break;
+            }
+        }
+        return Ok(());
+    }
     let message = MessageParser::default().parse(bytes).ok_or(Unscannable::Corrupt)?;
     for (index, part) in message.parts.iter().enumerate() {
         let name = part.attachment_name().map_or_else(|| format!("part-{index}"), str::to_owned);

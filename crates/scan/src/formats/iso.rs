@@ -1,5 +1,5 @@
-//! ISO 9660 (ECMA-119) with Joliet: every file extent that any directory tree of the image names, each once. UDF-only
-//! images are not walked (they are recognised as `udf`). Rock Ridge changes names only and is ignored.
+//! ISO 9660 (ECMA-119) with Joliet: every file extent that any directory tree of the image names, each once, and the UDF
+//! tree of a bridge disc. Rock Ridge changes names only and is ignored.
 
 use crate::format::read_u32;
 use crate::report::Unscannable;
@@ -45,6 +45,10 @@ pub(crate) fn open(walk: &mut Walk<'_>, node: &Node, bytes: &[u8]) -> Step {
                 return Ok(());
             }
         }
+    }
+    // A bridge disc has a second tree, which need not name the same files.
+    if super::udf::is_udf(bytes) {
+        super::udf::open(walk, node, bytes)?;
     }
     if is_whole { Ok(()) } else { Err(Unscannable::Corrupt) }
 }

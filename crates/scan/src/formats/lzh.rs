@@ -2,6 +2,9 @@
 
 use crate::report::Unscannable;
 use crate::walk::{Node, Step, Walk};
+use delharc::decode::{Decoder, DecoderAny};
+use delharc::header::CompressionMethod;
+use std::io::Read;
 
 /// `-lh5-` and its family at offset 2, with a plausible header level.
 pub(crate) fn is_lzh(bytes: &[u8]) -> bool {
@@ -27,5 +30,27 @@ pub(crate) fn open(walk: &mut Walk<'_>, node: &Node, bytes: &[u8]) -> Step {
             Ok(false) => return unread.map_or(Ok(()), Err),
             Err(_) => return Err(Unscannable::Corrupt),
         }
+    }
+}
+
+/// One member's codes in another archive format, as a reader of a stated size.
+pub(super) struct CodeReader<'b> {
+    decoder: DecoderAny<&'b [u8]>,
+    left: u64,
+}
+
+impl<'b> CodeReader<'b> {
+    pub(super) fn new(method: CompressionMethod, packed: &'b [u8], plain_bytes: u64) -> Self {
+        Self { decoder: DecoderAny::new_from_compression(method, packed), left: plain_bytes }
+    }
+}
+
+impl Read for CodeReader<'_> {
+    fn read(&mut self, buffer: &mut [u8]) -> std::io::Result<usize> {
+        let count = buffer.len().min(usize::try_from(self.left).unwrap_or(usize::MAX));
+        let Some(part) = buffer.get_mut(..count) else { return Ok(0) };
+        self.decoder.fill_buffer(part).map_err(|_| std::io::Error::from(std::io::ErrorKind::InvalidData))?;
+        self.left -= count as u64;
+        Ok(count)
     }
 }

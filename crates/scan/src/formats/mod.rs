@@ -1,21 +1,41 @@
 //! One file per container format. Each walks its container and hands members to `Walk::member`; none of them decides,
 //! keeps state between files, or reads a decoder other than through the capped reader.
 
+pub(crate) mod arc;
+pub(crate) mod arj;
 pub(crate) mod cab;
 pub(crate) mod carrier;
+pub(crate) mod chm;
 pub(crate) mod cpio;
+pub(crate) mod crx;
+pub(crate) mod disk;
+pub(crate) mod dmg;
 pub(crate) mod eml;
+pub(crate) mod installer;
 pub(crate) mod iso;
+pub(crate) mod lnk;
 pub(crate) mod lzh;
+pub(crate) mod lzo;
 pub(crate) mod lzw;
+pub(crate) mod lzx;
+pub(crate) mod mac;
 pub(crate) mod ole;
 pub(crate) mod onenote;
 pub(crate) mod package;
 pub(crate) mod pdf;
+pub(crate) mod pgp;
 pub(crate) mod rar;
 pub(crate) mod rtf;
+pub(crate) mod script;
 pub(crate) mod sevenz;
 pub(crate) mod stream;
+pub(crate) mod szdd;
 pub(crate) mod tar;
+pub(crate) mod textual;
+pub(crate) mod tnef;
+pub(crate) mod udf;
 pub(crate) mod vba;
+pub(crate) mod wim;
+pub(crate) mod xar;
 pub(crate) mod zip;
+pub(crate) mod zoo;

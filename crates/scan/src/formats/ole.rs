@@ -38,6 +38,12 @@ fn stream_member(walk: &mut Walk<'_>, node: &Node, name: &str, body: &[u8]) -> F
         "WordDocument" => word(walk, node, body),
         "Workbook" | "Book" => workbook(walk, node, body),
         "PowerPoint Document" => presentation(walk, node, body)?,
+        "Current User" => current_user(walk, node, body),
+        "__substg1.0_10090102" => {
+            if let Some(text) = compressed_rtf(body) {
+                walk.slice(node, &format!("{name}.rtf"), &text)?;
+            }
+        }
         "\u{1}Ole10Native" => {
             walk.find(node, FindingKind::EmbeddedObject, name);
             if let Some(package) = package::ole10_native(body) {
@@ -52,7 +58,12 @@ fn stream_member(walk: &mut Walk<'_>, node: &Node, name: &str, body: &[u8]) -> F
         if let Some(procedure) = vba::auto_exec(&text) {
             walk.find(node, FindingKind::MacroAutoExec, &format!("{name}: {procedure}"));
         }
+        if let Some(calls) = vba::calls(&text) {
+            walk.find(node, FindingKind::MacroCalls, &format!("{name}: {calls}"));
+        }
         walk.slice(node, &format!("{name}.bas"), &text)?;
+    } else if vba::is_compiled_module(name, body) {
+        walk.find(node, FindingKind::MacroStomped, name);
     }
     walk.slice(node, name, body)
 }
@@ -73,6 +84,54 @@ fn word(walk: &mut Walk<'_>, node: &Node, body: &[u8]) {
     if has_field(b"DDEAUTO") || has_field(b"DDE ") || has_field(b"dde ") || has_field(b"ddeauto") {
         walk.find(node, FindingKind::Dde, "field");
     }
+}
+
+/// The header token of an encrypted presentation ([MS-PPT] section 2.3.2).
+fn current_user(walk: &mut Walk<'_>, node: &Node, body: &[u8]) {
+    const TOKEN_ENCRYPTED: u32 = 0xf3d1_c4df;
+    if read_u32(body, 12) == Some(TOKEN_ENCRYPTED) {
+        walk.note(node, Unscannable::Encrypted, "Current User");
+    }
+}
+
+/// RTF in a message body ([MS-OXRTFCP] section 3.1): LZ77 over a window of 4 KiB that begins with common control words.
+pub(super) fn compressed_rtf(bytes: &[u8]) -> Option<Vec<u8>> {
+    const PRESET: &[u8; 207] =
+        b"{\\rtf1\\ansi\\mac\\deff0\\deftab720{\\fonttbl;}{\\f0\\fnil \\froman \\fswiss \\fmodern \\fscript \\fdecor MS Sans \
+SerifSymbolArialTimes New RomanCourier{\\colortbl\\red0\\green0\\blue0\r\n\\par \\pard\\plain\\f0\\fs20\\b\\i\\u\\tab\\tx";
+    const WINDOW_BYTES: usize = 4096;
+    /// A body cannot be larger than what 16 MiB of copies give.
+    const PLAIN_BYTES_MAX: usize = 64 << 20;
+    let body = bytes.get(16..)?;
+    match bytes.get(8..12)? {
+        b"MELA" => return Some(body.to_vec()),
+        b"LZFu" => {}
+        _ => return None,
+    }
+    let mut text = PRESET.to_vec();
+    let mut at = 0;
+    while let Some(flags) = body.get(at) {
+        at += 1;
+        for bit in 0..8 {
+            if flags >> bit & 1 == 0 {
+                let Some(byte) = body.get(at) else { return text.get(PRESET.len()..).map(<[u8]>::to_vec) };
+                text.push(*byte);
+                at += 1;
+                continue;
+            }
+            let token = usize::from(*body.get(at)?) << 8 | usize::from(*body.get(at + 1)?);
+            at += 2;
+            let distance = (text.len() - (token >> 4)) % WINDOW_BYTES;
+            if distance == 0 || text.len() > PLAIN_BYTES_MAX {
+                return text.get(PRESET.len()..).map(<[u8]>::to_vec);
+            }
+            let start = text.len().checked_sub(distance)?;
+            for index in 0..(token & 15) + 2 {
+                text.push(*text.get(start + index)?);
+            }
+        }
+    }
+    text.get(PRESET.len()..).map(<[u8]>::to_vec)
 }
 
 /// Compressed OLE objects of a presentation ([MS-PPT] section 2.10.36): record version 0, instance 1, type 0x1011, then the

@@ -120,7 +120,22 @@ fn open_encrypted(walk: &mut Walk<'_>, node: &Node, bytes: &[u8], objects: &mut 
     Ok(())
 }
 
+/// Links kept in a report; a document may have thousands.
+const LINKS_MAX: usize = 8;
+
+/// Targets of URI actions (12.6.4.8) that are written as plain strings.
+fn links(walk: &mut Walk<'_>, node: &Node, objects: &[u8]) {
+    let targets = memchr::memmem::find_iter(objects, b"/URI").filter_map(|at| {
+        let text = objects.get(at + b"/URI".len()..)?.trim_ascii_start().strip_prefix(b"(")?;
+        text.get(..find(text, b")")?)
+    });
+    for target in targets.take(LINKS_MAX) {
+        walk.find(node, FindingKind::PdfLink, &String::from_utf8_lossy(target));
+    }
+}
+
 fn report(walk: &mut Walk<'_>, node: &Node, objects: &[u8]) {
+    links(walk, node, objects);
     for (name, kind) in [
         (&b"/JavaScript"[..], FindingKind::PdfJavaScript),
         (b"/JS", FindingKind::PdfJavaScript),

@@ -21,12 +21,23 @@ fn one(walk: &mut Walk<'_>, node: &Node, reader: &mut dyn Read) -> Step {
 }
 
 pub(crate) fn gzip(walk: &mut Walk<'_>, node: &Node, bytes: &[u8]) -> Step {
-    one(walk, node, &mut GzipMembers { decoder: Some(flate2::bufread::GzDecoder::new(bytes)) })
+    let mut members = GzipMembers { decoder: Some(flate2::bufread::GzDecoder::new(bytes)), rest: &[] };
+    one(walk, node, &mut members)?;
+    trailing(walk, node, members.rest)
+}
+
+/// What stands behind the last stream belongs to no content, and may be a file of its own.
+fn trailing(walk: &mut Walk<'_>, node: &Node, rest: &[u8]) -> Step {
+    if walk.flow().is_continue() && rest.iter().any(|byte| *byte != 0) {
+        let _ = walk.tentative(|walk| walk.view(node, "trailing", rest));
+    }
+    Ok(())
 }
 
 /// Members read one after another; padding after the last one is no error, as in gzip(1).
 struct GzipMembers<'b> {
     decoder: Option<flate2::bufread::GzDecoder<&'b [u8]>>,
+    rest: &'b [u8],
 }
 
 impl Read for GzipMembers<'_> {
@@ -38,6 +49,7 @@ impl Read for GzipMembers<'_> {
             }
             let rest: &[u8] = decoder.get_ref();
             let more = rest.starts_with(b"\x1f\x8b\x08");
+            self.rest = rest;
             self.decoder = more.then(|| flate2::bufread::GzDecoder::new(rest));
         }
         Ok(0)
@@ -79,6 +91,34 @@ pub(crate) fn is_lzma(bytes: &[u8]) -> bool {
 pub(crate) fn lzma(walk: &mut Walk<'_>, node: &Node, bytes: &[u8]) -> Step {
     let reader = lzma_rust2::LzmaReader::new_mem_limit(bytes, DICTIONARY_KIB_MAX, None);
     one(walk, node, &mut reader.map_err(|_| Unscannable::Corrupt)?)
+}
+
+/// A stream that is xz or lzma-alone, as packagers name both alike.
+pub(crate) fn any_lzma(packed: &[u8]) -> Option<Box<dyn Read + '_>> {
+    match packed.starts_with(b"\xfd7zXZ\0") {
+        true => Some(Box::new(lzma_rust2::XzReader::new_mem_limit(packed, true, DICTIONARY_KIB_MAX))),
+        false => Some(Box::new(lzma_rust2::LzmaReader::new_mem_limit(packed, DICTIONARY_KIB_MAX, None).ok()?)),
+    }
+}
+
+/// Flash behind its header of eight bytes (SWF file format specification 19, chapter 2): plain, zlib, or LZMA.
+pub(crate) fn flash(walk: &mut Walk<'_>, node: &Node, bytes: &[u8]) -> Step {
+    const HEADER_BYTES: usize = 8;
+    let body = bytes.get(HEADER_BYTES..).ok_or(Unscannable::Corrupt)?;
+    match bytes.first() {
+        Some(b'C') => one(walk, node, &mut flate2::bufread::ZlibDecoder::new(body)),
+        Some(b'Z') => {
+            // The packed size stands before the properties.
+            let properties = body.get(4..).ok_or(Unscannable::Corrupt)?;
+            let dictionary =
+                read_u32(properties, 1).filter(|bytes| *bytes <= DICTIONARY_KIB_MAX << 10).ok_or(Unscannable::SizeLimit)?;
+            let first = *properties.first().ok_or(Unscannable::Corrupt)?;
+            let codes = properties.get(5..).ok_or(Unscannable::Corrupt)?;
+            let reader = lzma_rust2::LzmaReader::new_with_props(codes, u64::MAX, first, dictionary, None);
+            one(walk, node, &mut reader.map_err(|_| Unscannable::Corrupt)?)
+        }
+        _ => Ok(()),
+    }
 }
 
 /// LZMA inside zip (APPNOTE 5.8.8): version, property size, properties, then the raw stream with an end marker or not.
@@ -145,16 +185,21 @@ pub(crate) fn zstd_reader(packed: &[u8]) -> Option<Box<dyn Read + '_>> {
 }
 
 pub(crate) fn zstd(walk: &mut Walk<'_>, node: &Node, bytes: &[u8]) -> Step {
-    one(walk, node, &mut ZstdFrames { rest: bytes, decoder: None, frames: 0 })
+    let mut frames = ZstdFrames { rest: bytes, decoder: None, frames: 0 };
+    one(walk, node, &mut frames)?;
+    trailing(walk, node, frames.rest)
 }
 
 pub(crate) fn lz4(walk: &mut Walk<'_>, node: &Node, bytes: &[u8]) -> Step {
-    one(walk, node, &mut Lz4Frames { decoder: Some(lz4_flex::frame::FrameDecoder::new(bytes)) })
+    let mut frames = Lz4Frames { decoder: Some(lz4_flex::frame::FrameDecoder::new(bytes)), rest: &[] };
+    one(walk, node, &mut frames)?;
+    trailing(walk, node, frames.rest)
 }
 
 /// Frames read one after another; what stands behind the last one is not part of the content, as in lz4(1).
 struct Lz4Frames<'b> {
     decoder: Option<lz4_flex::frame::FrameDecoder<&'b [u8]>>,
+    rest: &'b [u8],
 }
 
 impl Read for Lz4Frames<'_> {
@@ -168,6 +213,7 @@ impl Read for Lz4Frames<'_> {
             while let Some(frame) = skippable(rest) {
                 rest = rest.get(frame..).unwrap_or_default();
             }
+            self.rest = rest;
             let more = rest.starts_with(b"\x04\x22\x4d\x18") || rest.starts_with(b"\x02\x21\x4c\x18");
             self.decoder = more.then(|| lz4_flex::frame::FrameDecoder::new(rest));
         }

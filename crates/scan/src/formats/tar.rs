@@ -79,6 +79,7 @@ pub(crate) fn open(walk: &mut Walk<'_>, node: &Node, bytes: &[u8]) -> Step {
             return Err(Unscannable::Corrupt);
         }
         let kind = block.get(156).copied().unwrap_or(0);
+        at += sparse_blocks(bytes, at, block) * BLOCK_BYTES;
         let size = extended.size.take().or_else(|| block.get(124..136).and_then(number)).ok_or(Unscannable::Corrupt)?;
         let size = if has_body(kind) { usize::try_from(size).map_err(|_| Unscannable::Corrupt)? } else { 0 };
         let end = at.saturating_add(size).min(bytes.len());
@@ -101,6 +102,20 @@ pub(crate) fn open(walk: &mut Walk<'_>, node: &Node, bytes: &[u8]) -> Step {
         }
     }
     Ok(())
+}
+
+/// Blocks of a GNU sparse map that follow a header of kind `S`; each says whether one more follows.
+fn sparse_blocks(bytes: &[u8], at: usize, header: &[u8]) -> usize {
+    const HEADER_FLAG_OFFSET: usize = 482;
+    const BLOCK_FLAG_OFFSET: usize = 504;
+    let mut count = 0;
+    let mut more = header.get(156) == Some(&b'S') && header.get(HEADER_FLAG_OFFSET).is_some_and(|flag| *flag != 0);
+    while more {
+        let block = at + count * BLOCK_BYTES;
+        more = bytes.get(block + BLOCK_FLAG_OFFSET).is_some_and(|flag| *flag != 0);
+        count += 1;
+    }
+    count
 }
 
 /// Links, devices and directories have no body, whatever their size field says.

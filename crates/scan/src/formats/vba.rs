@@ -98,6 +98,49 @@ fn copy(chunk: &mut Vec<u8>, token: u16) {
     }
 }
 
+/// What a macro calls to start programs, fetch and write files, or reach the machine below Office.
+const CALLS: [&str; 22] = [
+    "shell(",
+    "shell ",
+    "wscript.shell",
+    "shell.application",
+    "createobject",
+    "getobject",
+    "urldownloadtofile",
+    "xmlhttp",
+    "winhttp",
+    "adodb.stream",
+    "savetofile",
+    "powershell",
+    "cmd.exe",
+    "cmd /c",
+    "mshta",
+    "regsvr32",
+    "rundll32",
+    "virtualalloc",
+    "createthread",
+    "callbyname",
+    "environ(",
+    "lib \"kernel32\"",
+];
+
+/// The suspicious calls of a source, by name.
+pub(crate) fn calls(source: &[u8]) -> Option<String> {
+    let text = String::from_utf8_lossy(source).to_ascii_lowercase();
+    let is_code = |line: &&str| !line.trim_start().starts_with('\'');
+    let code: Vec<&str> = text.lines().filter(is_code).collect();
+    let found: Vec<&str> =
+        CALLS.iter().filter(|call| code.iter().any(|line| line.contains(*call))).map(|call| call.trim()).collect();
+    (!found.is_empty()).then(|| found.join(", "))
+}
+
+/// A module stream that begins with compiled code ([MS-OVBA] section 2.3.4.3, whose cache starts with these bytes in every
+/// version of Office) in the folder of modules.
+pub(crate) fn is_compiled_module(name: &str, body: &[u8]) -> bool {
+    let is_module = name.rsplit('/').nth(1).is_some_and(|folder| folder == "VBA");
+    is_module && body.starts_with(b"\x01\x16")
+}
+
 /// Procedures that Office runs without being asked.
 const AUTO_EXEC: [&str; 16] = [
     "autoexec",

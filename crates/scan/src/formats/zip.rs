@@ -144,8 +144,23 @@ fn decoder<'b>(method: u16, packed: &'b [u8], entry: &Entry) -> Option<Box<dyn R
         14 => super::stream::zip_lzma(bounded, entry.plain_size())?,
         20 | 93 => super::stream::zstd_reader(bounded)?,
         95 => Box::new(lzma_rust2::XzReader::new(bounded, true)),
+        98 => Box::new(ppmd(bounded, entry.plain_size()?)?),
         _ => return None,
     })
+}
+
+/// PPMd variant I (5.10): order, memory and restoration in two bytes, then the codes without an end mark.
+fn ppmd(packed: &[u8], plain_bytes: u64) -> Option<impl Read + '_> {
+    const MEBIBYTES_MAX: u32 = 256;
+    let parameters = u32::from(read_u16(packed, 0)?);
+    let (order, mebibytes) = ((parameters & 15) + 1, (parameters >> 4 & 0xff) + 1);
+    let restore = match parameters >> 12 {
+        0 => ppmd_rust::RestoreMethod::Restart,
+        1 => ppmd_rust::RestoreMethod::CutOff,
+        _ => return None,
+    };
+    let codes = packed.get(2..).filter(|_| mebibytes <= MEBIBYTES_MAX)?;
+    Some(ppmd_rust::Ppmd8Decoder::new(codes, order, mebibytes << 20, restore).ok()?.take(plain_bytes))
 }
 
 /// All entries of every central directory that an end record points to, and the ranges that the records occupy.
