@@ -1,17 +1,21 @@
 //! The pool of scan workers, seen from a gate: hand in a file, get a report before the deadline, whatever happens. A worker
-//! that dies, hangs or babbles is killed and replaced; its file is unscannable. This side never looks into the file.
+//! that dies, hangs or babbles is killed and replaced; its file is unscannable. This side hashes a file, to know it again, and
+//! never looks into it otherwise.
 
 use crate::Error;
+use crate::cache::{Cache, Key};
 use crate::clamd;
 use crate::engines::Definitions;
 use crate::limits::Limits;
 use crate::report::{Report, Unscannable, Verdict};
 use crate::wire::{self, Hello, Job, Ready};
+use sha2::Digest;
 use std::fs::File;
 use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError, RwLock};
 use std::time::Duration;
 use tokio::io::{AsyncReadExt, AsyncWriteExt, Interest};
 use tokio::net::UnixStream;
@@ -23,6 +27,12 @@ use tokio::time::{Instant, timeout, timeout_at};
 pub const MEMORY_BYTES_MAX: u64 = 2 << 30;
 /// A worker is replaced after so many files, which bounds what a slow leak or a fragmented heap can cost.
 pub const SCANS_PER_WORKER_MAX: u32 = 10_000;
+/// Resident memory that a worker may gain over what it had with its definitions loaded; the allocator keeps some.
+const GROWTH_BYTES_MAX: u64 = 384 << 20;
+/// How often the definitions on disk are looked at: publishers write hourly at most.
+pub const WATCH_SECONDS: Duration = Duration::from_secs(60);
+/// Hashing reads this much at once.
+const HASH_CHUNK_BYTES: usize = 256 << 10;
 /// Loading the largest rule sets takes under twenty seconds.
 const START_SECONDS_MAX: Duration = Duration::from_secs(60);
 /// How long a draining worker may take to notice that its socket closed.
@@ -61,14 +71,24 @@ pub struct Pool {
     config: PoolConfig,
     turns: Semaphore,
     idle: Mutex<Vec<Worker>>,
-    definitions: String,
+    current: RwLock<Arc<Generation>>,
+    cache: Cache,
     landlock: String,
+}
+
+/// One set of definitions in use. Workers of an older generation end when they come back.
+struct Generation {
+    number: u64,
+    version: String,
 }
 
 struct Worker {
     socket: UnixStream,
     child: Child,
     scans: u32,
+    generation: u64,
+    /// Resident bytes with the definitions loaded; 0 where that is not known.
+    start_bytes: u64,
 }
 
 impl Pool {
@@ -93,14 +113,65 @@ impl Pool {
             config,
             turns: Semaphore::new(workers),
             idle: Mutex::new(idle),
-            definitions: ready.definitions,
+            current: RwLock::new(Arc::new(Generation { number: 0, version: ready.definitions })),
+            cache: Cache::default(),
             landlock: ready.landlock,
         })
     }
 
-    /// The version of the definitions, part of the key of any verdict cache.
-    pub fn definitions(&self) -> &str {
-        &self.definitions
+    /// The version of the definitions in use.
+    pub fn definitions(&self) -> String {
+        self.generation().version.clone()
+    }
+
+    fn generation(&self) -> Arc<Generation> {
+        Arc::clone(&self.current.read().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    /// Makes a version of the definitions the one in use, and gives its number.
+    fn adopt(&self, version: String) -> u64 {
+        let mut current = self.current.write().unwrap_or_else(PoisonError::into_inner);
+        if current.version != version {
+            tracing::info!(definitions = version, "scan definitions changed");
+            *current = Arc::new(Generation { number: current.number + 1, version });
+        }
+        current.number
+    }
+
+    /// Loads the definitions again without a pause: new workers are started first, and where they do not start the old ones
+    /// go on. Scans that run meanwhile end with the definitions they began with.
+    pub async fn reload(&self) -> Result<String, Error> {
+        let mut fresh = Vec::new();
+        let mut version = String::new();
+        for _ in 0..self.config.workers.max(1) {
+            let (worker, ready) = Worker::start(&self.config).await?;
+            fresh.push(worker);
+            version = ready.definitions;
+        }
+        let number = self.adopt(version.clone());
+        fresh.iter_mut().for_each(|worker| worker.generation = number);
+        *self.lock_idle() = fresh;
+        Ok(version)
+    }
+
+    /// Reloads whenever a definition file changes. Never ends; a set that does not load is reported and tried again when it
+    /// changes once more.
+    pub async fn watch(&self, every: Duration) {
+        let mut seen = self.config.definitions.stamp();
+        loop {
+            tokio::time::sleep(every).await;
+            let stamp = self.config.definitions.stamp();
+            if stamp == seen {
+                continue;
+            }
+            seen = stamp;
+            if let Err(error) = self.reload().await {
+                tracing::error!(
+                    error = &error as &dyn std::error::Error,
+                    "the new scan definitions do not load, the old stay in use"
+                );
+            }
+        }
     }
 
     /// How much of landlock the kernel enforces: `full`, `partial` or `none`.
@@ -117,11 +188,30 @@ impl Pool {
     pub async fn scan(&self, file: File, name: &str, deadline: Duration) -> Report {
         let until = Instant::now() + deadline;
         let size = file.metadata().map_or(0, |metadata| metadata.len());
-        let report = self.scan_in_worker(&file, name, size, until).await;
+        let report = self.scan_or_remember(&file, name, size, until).await;
         match &self.config.clamd {
             Some(address) if report.verdict != Verdict::Malicious => clamd::consult(address, file, until, report).await,
             _ => report,
         }
+    }
+
+    /// Looks the file up among those scanned before, or has it scanned.
+    async fn scan_or_remember(&self, file: &File, name: &str, size: u64, until: Instant) -> Report {
+        let digest = match size <= self.config.limits.input_bytes {
+            true => hash(file, size, until).await,
+            false => None,
+        };
+        let key = |number: u64| digest.map(|digest| Key::new(digest, name, number));
+        let known = key(self.generation().number).and_then(|key| self.cache.get(&key));
+        if let Some(report) = known {
+            return report;
+        }
+        let report = self.scan_in_worker(file, name, size, until).await;
+        let generation = self.generation();
+        if let Some(key) = key(generation.number).filter(|_| report.definitions == generation.version) {
+            self.cache.put(key, &report);
+        }
+        report
     }
 
     async fn scan_in_worker(&self, file: &File, name: &str, size: u64, until: Instant) -> Report {
@@ -132,7 +222,10 @@ impl Pool {
         let mut worker = match idle {
             Some(worker) => worker,
             None => match timeout_at(until, Worker::start(&self.config)).await {
-                Ok(Ok((worker, _))) => worker,
+                Ok(Ok((mut worker, ready))) => {
+                    worker.generation = self.adopt(ready.definitions);
+                    worker
+                }
                 Ok(Err(error)) => {
                     tracing::error!(error = &error as &dyn std::error::Error, "scan worker does not start");
                     return Report::unscannable(Unscannable::Unavailable, size);
@@ -143,7 +236,7 @@ impl Pool {
         match timeout_at(until, worker.exchange(file, name)).await {
             Ok(Ok(report)) => {
                 worker.scans += 1;
-                if worker.scans < SCANS_PER_WORKER_MAX {
+                if worker.scans < SCANS_PER_WORKER_MAX && !worker.has_grown() && worker.generation == self.generation().number {
                     self.lock_idle().push(worker);
                 }
                 report
@@ -181,15 +274,32 @@ impl Worker {
         let (ours, theirs) = std::os::unix::net::UnixStream::pair().map_err(failed)?;
         ours.set_nonblocking(true).map_err(failed)?;
         let child = spawn(&config.program, theirs.into()).map_err(failed)?;
-        let mut worker = Worker { socket: UnixStream::from_std(ours).map_err(failed)?, child, scans: 0 };
+        let mut worker =
+            Worker { socket: UnixStream::from_std(ours).map_err(failed)?, child, scans: 0, generation: 0, start_bytes: 0 };
         let hello = Hello { definitions: config.definitions.clone(), limits: config.limits, memory_bytes: config.memory_bytes };
         worker.socket.write_all(&wire::encode(&hello)?).await.map_err(Error::Frame)?;
         let late = |_| Error::Refused("not ready in time".to_owned());
         let ready: Ready = timeout(START_SECONDS_MAX, worker.receive()).await.map_err(late)??;
         match ready.refusal {
             Some(refusal) => Err(Error::Refused(refusal)),
-            None => Ok((worker, ready)),
+            None => {
+                worker.start_bytes = worker.resident_bytes();
+                Ok((worker, ready))
+            }
         }
+    }
+
+    /// `VmRSS` in the process's status (proc(5)).
+    fn resident_bytes(&self) -> u64 {
+        const KIBIBYTE: u64 = 1024;
+        let status = self.child.id().and_then(|id| std::fs::read_to_string(format!("/proc/{id}/status")).ok());
+        let line = status.as_deref().and_then(|status| status.lines().find_map(|line| line.strip_prefix("VmRSS:")));
+        let kibibytes = line.and_then(|line| line.split_whitespace().next()?.parse::<u64>().ok());
+        kibibytes.unwrap_or(0).saturating_mul(KIBIBYTE)
+    }
+
+    fn has_grown(&self) -> bool {
+        self.start_bytes > 0 && self.resident_bytes() > self.start_bytes.saturating_add(GROWTH_BYTES_MAX)
     }
 
     async fn exchange(&mut self, file: &File, name: &str) -> Result<Report, Error> {
@@ -220,6 +330,32 @@ impl Worker {
         let mut body = vec![0u8; wire::body_bytes(header)?];
         self.socket.read_exact(&mut body).await.map_err(Error::Frame)?;
         wire::decode(&body)
+    }
+}
+
+/// SHA-256 of a file; `None` if it cannot be read in time. A long one is hashed off the threads that serve connections.
+async fn hash(file: &File, size: u64, until: Instant) -> Option<[u8; 32]> {
+    if size <= HASH_CHUNK_BYTES as u64 {
+        return digest(file);
+    }
+    let file = file.try_clone().ok()?;
+    timeout_at(until, tokio::task::spawn_blocking(move || digest(&file))).await.ok()?.ok()?
+}
+
+fn digest(file: &File) -> Option<[u8; 32]> {
+    let mut digest = sha2::Sha256::new();
+    let mut chunk = vec![0u8; HASH_CHUNK_BYTES];
+    let mut at = 0;
+    loop {
+        match file.read_at(&mut chunk, at) {
+            Ok(0) => return Some(digest.finalize().into()),
+            Ok(count) => {
+                digest.update(chunk.get(..count)?);
+                at += count as u64;
+            }
+            Err(error) if error.kind() == std::io::ErrorKind::Interrupted => {}
+            Err(_) => return None,
+        }
     }
 }
 

@@ -39,6 +39,8 @@ fn run_cases() {
     case!(bad_definitions_fail_at_start);
     case!(definitions_are_used_in_the_sandbox);
     case!(a_file_above_the_limit_is_not_read);
+    case!(a_known_file_is_remembered);
+    case!(definitions_are_reloaded_without_a_pause);
     case!(clamd_is_asked_and_its_silence_counts);
     case!(a_real_clamd_agrees);
     case!(overhead_of_the_process);
@@ -143,6 +145,52 @@ async fn a_file_above_the_limit_is_not_read() {
     pool.drain().await;
 }
 
+/// With its only worker stopped, the pool can only answer from memory.
+async fn a_known_file_is_remembered() {
+    let pool = Pool::start(config()).await.unwrap();
+    let first = pool.scan(file(b"seen before"), "a.txt", DEADLINE).await;
+    let id = rustix::process::Pid::from_raw(i32::try_from(pool.idle_process_ids()[0]).unwrap()).unwrap();
+    rustix::process::kill_process(id, rustix::process::Signal::STOP).unwrap();
+    assert_eq!(pool.scan(file(b"seen before"), "b.txt", DEADLINE).await, first);
+    let other = pool.scan(file(b"never seen"), "a.txt", Duration::from_millis(200)).await;
+    assert_eq!(other.verdict, Verdict::Unscannable(Unscannable::TimeLimit));
+    pool.drain().await;
+}
+
+async fn definitions_are_reloaded_without_a_pause() {
+    let folder = tempfile::tempdir().unwrap();
+    let list = folder.path().join("a.hdb");
+    std::fs::write(&list, "# nothing yet\n").unwrap();
+    let definitions = Definitions { paths: vec![folder.path().to_path_buf()] };
+    let pool = std::sync::Arc::new(Pool::start(PoolConfig { definitions, ..config() }).await.unwrap());
+    let before = pool.definitions();
+    assert_eq!(pool.scan(file(b"abc"), "a", DEADLINE).await.verdict, Verdict::Clean);
+    let watcher = tokio::spawn({
+        let pool = std::sync::Arc::clone(&pool);
+        async move { pool.watch(Duration::from_millis(50)).await }
+    });
+    tokio::time::sleep(Duration::from_millis(100)).await;
+    std::fs::write(&list, "900150983cd24fb0d6963f7d28e17f72:3:Own.Hash\n").unwrap();
+    for _ in 0..200 {
+        if pool.definitions() != before {
+            break;
+        }
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+    let report = pool.scan(file(b"abc"), "a", DEADLINE).await;
+    assert_eq!(
+        (report.verdict, report.signature.as_str()),
+        (Verdict::Malicious, "Own.Hash"),
+        "the old verdict is not remembered"
+    );
+    let good = pool.definitions();
+    std::fs::write(folder.path().join("broken.yar"), "rule Broken {").unwrap();
+    assert!(pool.reload().await.is_err());
+    assert_eq!(pool.definitions(), good, "a bad set leaves the old one in use");
+    assert_eq!(pool.scan(file(b"abcd"), "a", DEADLINE).await.verdict, Verdict::Clean);
+    watcher.abort();
+}
+
 /// Answers connections with the given replies, one each, after reading a whole INSTREAM.
 async fn clamd_stub(listener: tokio::net::TcpListener, replies: Vec<&'static [u8]>) -> Vec<Vec<u8>> {
     let mut received = Vec::new();
@@ -220,18 +268,21 @@ async fn a_real_clamd_agrees() {
     assert_eq!((found.verdict, found.engine.as_str()), (Verdict::Malicious, "clamd"));
     assert!(found.signature.starts_with("Own.Clamd.Test"), "{}", found.signature);
     assert_eq!(pool.scan(file(b"The quick brown fox jumps over the lazy cat"), "a", DEADLINE).await.verdict, Verdict::Clean);
-    pool.drain().await;
     daemon.kill().await.unwrap();
+    let report = pool.scan(file(b"what nobody has seen"), "a", DEADLINE).await;
+    assert_eq!(report.verdict, Verdict::Unscannable(Unscannable::Unavailable), "a daemon that is gone is not a clean file");
+    assert_eq!(pool.scan(file(&eicar()), "a", DEADLINE).await.verdict, Verdict::Malicious);
+    pool.drain().await;
 }
 
 /// Prints the cost of a round trip; the bound is loose, since this runs unoptimised beside other tests.
 async fn overhead_of_the_process() {
     const SCANS: u32 = 500;
     let pool = Pool::start(config()).await.unwrap();
-    let bytes = b"hello".repeat(1000);
     let started = std::time::Instant::now();
-    for _ in 0..SCANS {
-        pool.scan(file(&bytes), "a", DEADLINE).await;
+    for index in 0..SCANS {
+        // Different bytes each time: the pool remembers what it has seen.
+        pool.scan(file(format!("{index} hello").repeat(1000).as_bytes()), "a", DEADLINE).await;
     }
     let each = started.elapsed() / SCANS;
     println!("round trip: {each:?} each");

@@ -131,6 +131,10 @@ async fn up(data: &Path, config: Config, arguments: &UpArguments) -> Result<()> 
     let minter = Arc::new(Minter::new(authority.clone())?);
     let trust = Arc::new(Trust::new(trust_settings(&config, &authority, &minter)?, SystemTime::now())?);
     let pool = Arc::new(start_workers(&config).await?);
+    tokio::spawn({
+        let pool = Arc::clone(&pool);
+        async move { pool.watch(scan::host::WATCH_SECONDS).await }
+    });
     let store_config = StoreConfig { directory: data.join("events"), ..config.store.clone() };
     let store = Store::open(store_config).context("the event store")?;
     let operations = Arc::new(assemble(data, store.clone(), config.clone(), Some(pool.clone()))?);
