@@ -106,13 +106,36 @@ impl Authority {
         let current = read_bundle(&current_path)?;
         let next_path = directory.join(NEXT_FILE);
         let next = if next_path.exists() { Some(Arc::new(read_bundle(&next_path)?)) } else { None };
-        publish(directory, &current.certificate)?;
-        Ok(Authority {
+        let authority = Authority {
             directory: directory.to_owned(),
             current: ArcSwap::from_pointee(current),
             next: ArcSwapOption::from(next),
             retired: ArcSwap::from_pointee(read_retired(directory)?),
-        })
+        };
+        publish(directory, &authority.trust_pem())?;
+        Ok(authority)
+    }
+
+    /// Takes what another process has made of the directory: `ca rotate` beside a running gate. True where the authority
+    /// that signs is another one now.
+    pub fn reload(&self) -> Result<bool, Error> {
+        let current = read_bundle(&self.directory.join(CURRENT_FILE))?;
+        let next_path = self.directory.join(NEXT_FILE);
+        let next = if next_path.exists() { Some(Arc::new(read_bundle(&next_path)?)) } else { None };
+        let retired = read_retired(&self.directory)?;
+        let has_changed = current.certificate.fingerprint != self.current.load().certificate.fingerprint;
+        self.retired.store(Arc::new(retired));
+        self.next.store(next);
+        if has_changed {
+            self.current.store(Arc::new(current));
+        }
+        Ok(has_changed)
+    }
+
+    /// What clients must know: the certificate that signs, and the next one while a rotation is under way, as one PEM text.
+    pub fn trust_pem(&self) -> String {
+        let next = self.next().map(|next| next.pem.to_string()).unwrap_or_default();
+        format!("{}{next}", self.current().pem)
     }
 
     pub fn current(&self) -> AuthorityCertificate {
@@ -123,7 +146,7 @@ impl Authority {
         self.next.load().as_ref().map(|next| next.certificate.clone())
     }
 
-    /// Where the public certificate for clients lies.
+    /// Where the public certificates for clients lie: the current one, and the next one where there is one.
     pub fn public_path(&self) -> PathBuf {
         self.directory.join(PUBLIC_FILE)
     }
@@ -144,6 +167,7 @@ impl Authority {
         let next = read_bundle(&path)?;
         let certificate = next.certificate.clone();
         self.next.store(Some(Arc::new(next)));
+        publish(&self.directory, &self.trust_pem())?;
         Ok(certificate)
     }
 
@@ -160,7 +184,7 @@ impl Authority {
         let (from, to) = (self.directory.join(NEXT_FILE), self.directory.join(CURRENT_FILE));
         fs::rename(&from, &to).map_err(|source| Error::AuthorityFile { path: to, source })?;
         sync_directory(&self.directory)?;
-        publish(&self.directory, &next.certificate)?;
+        publish(&self.directory, &next.certificate.pem)?;
         self.retired.rcu(|retired| retired.iter().cloned().chain([before.clone()]).collect::<Vec<_>>());
         self.current.store(Arc::clone(&next));
         self.next.store(None);
@@ -275,8 +299,8 @@ fn pem_certificate(der: &CertificateDer<'_>) -> String {
     pem
 }
 
-fn publish(directory: &Path, certificate: &AuthorityCertificate) -> Result<(), Error> {
-    write_file(&directory.join(PUBLIC_FILE), certificate.pem.as_bytes(), 0o644)
+fn publish(directory: &Path, pem: &str) -> Result<(), Error> {
+    write_file(&directory.join(PUBLIC_FILE), pem.as_bytes(), 0o644)
 }
 
 fn create_private_directory(directory: &Path) -> Result<(), Error> {

@@ -6,11 +6,13 @@ use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
+use arc_swap::ArcSwapOption;
 use moka::sync::Cache;
 use rcgen::{CertificateParams, DistinguishedName, DnType, ExtendedKeyUsagePurpose, KeyPair, KeyUsagePurpose, SanType};
 use rustls::crypto::CryptoProvider;
 use rustls::crypto::aws_lc_rs;
-use rustls::server::ProducesTickets;
+use rustls::server::danger::ClientCertVerifier;
+use rustls::server::{ClientHello, ProducesTickets, ResolvesServerCert};
 use rustls::sign::{CertifiedKey, SigningKey, SingleCertAndKey};
 use rustls::{ServerConfig, SupportedProtocolVersion};
 use rustls_pki_types::{PrivateKeyDer, PrivatePkcs8KeyDer, ServerName};
@@ -46,6 +48,9 @@ pub enum VersionCeiling {
     Tls12,
     Tls13,
 }
+
+/// Names that one listener of our own may have.
+pub const LISTENER_NAMES_MAX: usize = 32;
 
 /// The host as it is put into the certificate.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
@@ -151,6 +156,33 @@ impl Minter {
         made.map_err(Error::Leaf)
     }
 
+    /// The server side of a listener of our own: its leaf holds all the names by which clients know it, and is made anew when
+    /// half of its life is over or another authority signs. `clients` says which certificates clients must or may show.
+    pub fn listener_config(
+        self: &Arc<Self>,
+        names: Vec<LeafHost>,
+        alpn: Alpn,
+        clients: Option<Arc<dyn ClientCertVerifier>>,
+        now: SystemTime,
+    ) -> Result<ServerConfig, Error> {
+        if names.is_empty() || names.len() > LISTENER_NAMES_MAX {
+            return Err(Error::HostName);
+        }
+        let renewing = Renewing { minter: Arc::clone(self), names, kept: ArcSwapOption::empty() };
+        renewing.leaf(now)?;
+        let builder = ServerConfig::builder_with_provider(Arc::clone(&self.provider))
+            .with_protocol_versions(VersionCeiling::Tls13.versions())?;
+        let builder = match clients {
+            Some(verifier) => builder.with_client_cert_verifier(verifier),
+            None => builder.with_no_client_auth(),
+        };
+        let mut config = builder.with_cert_resolver(Arc::new(renewing));
+        config.alpn_protocols = alpn.protocols();
+        config.ticketer = Arc::clone(&self.tickets);
+        config.session_storage = Arc::new(rustls::server::NoServerSessionStorage {});
+        Ok(config)
+    }
+
     fn make(
         &self,
         authority: &SigningAuthority,
@@ -170,6 +202,54 @@ impl Minter {
         config.ticketer = Arc::clone(&self.tickets);
         config.session_storage = Arc::new(rustls::server::NoServerSessionStorage {});
         Ok(config)
+    }
+}
+
+/// The leaf of a listener of our own, renewed by itself.
+struct Renewing {
+    minter: Arc<Minter>,
+    names: Vec<LeafHost>,
+    kept: ArcSwapOption<Kept>,
+}
+
+struct Kept {
+    authority: [u8; 32],
+    renew_at: SystemTime,
+    leaf: Arc<CertifiedKey>,
+}
+
+impl std::fmt::Debug for Renewing {
+    fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        formatter.debug_struct("Renewing").field("names", &self.names).finish_non_exhaustive()
+    }
+}
+
+impl Renewing {
+    fn leaf(&self, now: SystemTime) -> Result<Arc<CertifiedKey>, Error> {
+        let authority = self.minter.authority.signing();
+        let fingerprint = authority.certificate().fingerprint;
+        if let Some(kept) = &*self.kept.load()
+            && kept.authority == fingerprint
+            && now < kept.renew_at
+        {
+            return Ok(Arc::clone(&kept.leaf));
+        }
+        let first = self.names.first().ok_or(Error::HostName)?;
+        let mut params = leaf_params(first, authority.certificate().not_after, now);
+        params.subject_alt_names = self.names.iter().filter_map(leaf_name).collect();
+        let leaf = authority.sign(&params, &self.minter.leaf_key)?;
+        let chain = vec![leaf.into(), authority.certificate().der.clone()];
+        let leaf = Arc::new(CertifiedKey::new(chain, Arc::clone(&self.minter.signing_key)));
+        let kept = Kept { authority: fingerprint, renew_at: now + LEAF_CACHED_FOR, leaf: Arc::clone(&leaf) };
+        self.kept.store(Some(Arc::new(kept)));
+        Ok(leaf)
+    }
+}
+
+impl ResolvesServerCert for Renewing {
+    fn resolve(&self, _hello: ClientHello<'_>) -> Option<Arc<CertifiedKey>> {
+        // A leaf that cannot be made anew is served as long as there is one.
+        self.leaf(SystemTime::now()).ok().or_else(|| self.kept.load().as_ref().map(|kept| Arc::clone(&kept.leaf)))
     }
 }
 

@@ -90,13 +90,13 @@ pub struct Distrusted {
 
 /// The settings, compiled. Rebuilt by itself when a root begins or ends.
 pub struct Trust {
-    settings: TrustSettings,
     provider: Arc<CryptoProvider>,
-    distrusted: Arc<Distrusted>,
     built: ArcSwap<Built>,
 }
 
 struct Built {
+    settings: Arc<TrustSettings>,
+    distrusted: Arc<Distrusted>,
     /// The first moment at which a root begins or ends, in Unix seconds.
     valid_until: i64,
     /// One verifier for every destination's own roots, in order, and the common one last.
@@ -113,8 +113,16 @@ impl Trust {
     pub fn new(settings: TrustSettings, now: SystemTime) -> Result<Trust, Error> {
         let provider = Arc::new(aws_lc_rs::default_provider());
         let distrusted = Arc::new(Distrusted::new(&settings)?);
-        let built = Built::new(&settings, &provider, &distrusted, now)?;
-        Ok(Trust { settings, provider, distrusted, built: ArcSwap::from_pointee(built) })
+        let built = Built::new(Arc::new(settings), &provider, distrusted, now)?;
+        Ok(Trust { provider, built: ArcSwap::from_pointee(built) })
+    }
+
+    /// Takes other settings: new revocation lists, an authority of our own that was made since. Whole, or not at all.
+    pub fn publish(&self, settings: TrustSettings, now: SystemTime) -> Result<(), Error> {
+        let distrusted = Arc::new(Distrusted::new(&settings)?);
+        let built = Built::new(Arc::new(settings), &self.provider, distrusted, now)?;
+        self.built.store(Arc::new(built));
+        Ok(())
     }
 
     /// The client side for one host. The same object comes back for the same destination and protocols, so that sessions
@@ -146,7 +154,8 @@ impl Trust {
         if unix_seconds(now) < built.valid_until {
             return Ok(built);
         }
-        let fresh = Arc::new(Built::new(&self.settings, &self.provider, &self.distrusted, now)?);
+        let (settings, distrusted) = (Arc::clone(&built.settings), Arc::clone(&built.distrusted));
+        let fresh = Arc::new(Built::new(settings, &self.provider, distrusted, now)?);
         self.built.store(Arc::clone(&fresh));
         Ok(fresh)
     }
@@ -173,9 +182,9 @@ fn client_config(
 
 impl Built {
     fn new(
-        settings: &TrustSettings,
+        settings: Arc<TrustSettings>,
         provider: &Arc<CryptoProvider>,
-        distrusted: &Arc<Distrusted>,
+        distrusted: Arc<Distrusted>,
         now: SystemTime,
     ) -> Result<Built, Error> {
         let now = unix_seconds(now);
@@ -186,18 +195,18 @@ impl Built {
         for (domain, extra) in own_roots.chain([(None, [].as_slice())]) {
             let mut store = RootCertStore::empty();
             for root in settings.roots.iter().chain(extra) {
-                valid_until = valid_until.min(add_root(&mut store, root, distrusted, &list_issuers, now)?);
+                valid_until = valid_until.min(add_root(&mut store, root, &distrusted, &list_issuers, now)?);
             }
             let verifier = Verifier::new(
                 store,
                 settings.revocation_lists.clone(),
                 settings.stale_revocation_list,
-                Arc::clone(distrusted),
+                Arc::clone(&distrusted),
                 Arc::clone(provider),
             )?;
             profiles.push((domain.cloned(), Arc::new(verifier)));
         }
-        Ok(Built { valid_until, profiles, configs: Cache::new(CLIENT_CONFIGS_MAX) })
+        Ok(Built { settings, distrusted, valid_until, profiles, configs: Cache::new(CLIENT_CONFIGS_MAX) })
     }
 
     fn profile(&self, host: &LeafHost) -> usize {

@@ -79,6 +79,29 @@ fn tl_07_rotation_keeps_two_and_remembers_the_retired() {
     assert_eq!(fs::read_to_string(authority.public_path()).unwrap().as_str(), &*next.pem);
 }
 
+/// Two processes, as `ca rotate` beside a running gate: both certificates are handed out in between, and the gate signs with
+/// the new one without a restart.
+#[test]
+fn tl_07_a_running_authority_takes_what_another_process_made() {
+    let directory = tempfile::tempdir().unwrap();
+    let running = Authority::load_or_create(directory.path(), "Test", now()).unwrap();
+    let command = Authority::load_or_create(directory.path(), "Test", now()).unwrap();
+    let before = running.current();
+    let next = command.rotate("Test", 365, now()).unwrap();
+    assert!(!running.reload().unwrap());
+    assert_eq!(running.next().unwrap().fingerprint, next.fingerprint);
+    let both = format!("{}{}", before.pem, next.pem);
+    assert_eq!(running.trust_pem(), both);
+    assert_eq!(fs::read_to_string(running.public_path()).unwrap(), both);
+    command.activate(now()).unwrap();
+    assert!(running.reload().unwrap());
+    assert_eq!(running.current().fingerprint, next.fingerprint);
+    assert_eq!(running.own_certificates().len(), 2);
+    write_private(&directory.path().join(CURRENT_FILE), b"rubbish").unwrap();
+    assert!(running.reload().is_err());
+    assert_eq!(running.current().fingerprint, next.fingerprint, "a bad file leaves the earlier one in place");
+}
+
 #[test]
 fn tl_08_one_that_ends_within_30_days_is_not_activated() {
     let directory = tempfile::tempdir().unwrap();

@@ -26,6 +26,8 @@ pub struct CheckedStream<S> {
     /// Not yet approved. Bounded by the largest head, or by one read behind a CONNECT.
     held: BytesMut,
     is_ended: bool,
+    /// A body is bad; what was sound before it is still delivered, so that its request is seen and leaves its event.
+    broken: Option<FramingProblem>,
     shared: Arc<Mutex<Shared>>,
 }
 
@@ -42,6 +44,7 @@ struct Shared {
     answer: Option<TunnelAnswer>,
     waiting: Option<Waker>,
     problem: Option<FramingProblem>,
+    is_in_body: bool,
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -69,6 +72,11 @@ impl FramingHandle {
         lock(&self.shared).problem
     }
 
+    /// Whether that was within the body of a request, whose head has passed.
+    pub fn is_in_body(&self) -> bool {
+        lock(&self.shared).is_in_body
+    }
+
     fn answer(&self, answer: TunnelAnswer) {
         let mut shared = lock(&self.shared);
         shared.answer = Some(answer);
@@ -91,6 +99,7 @@ impl<S> CheckedStream<S> {
             ready: BytesMut::new(),
             held: BytesMut::new(),
             is_ended: false,
+            broken: None,
             shared: Arc::clone(&shared),
         };
         (stream, FramingHandle { shared })
@@ -101,24 +110,28 @@ impl<S> CheckedStream<S> {
     }
 
     /// Moves what may pass from `held` to `ready`.
-    fn release(&mut self) -> io::Result<()> {
+    fn release(&mut self) {
         let progress = self.scanner.advance(&self.held);
-        self.apply(progress)
+        self.apply(progress);
     }
 
-    fn apply(&mut self, progress: Progress) -> io::Result<()> {
+    fn apply(&mut self, progress: Progress) {
         let approved = self.held.split_to(progress.approved);
         self.ready.unsplit(approved);
         self.note_awaiting();
-        let Some(problem) = progress.problem else { return Ok(()) };
-        lock(&self.shared).problem = Some(problem);
+        let Some(problem) = progress.problem else { return };
+        let is_in_body = !self.scanner.is_between_requests();
+        {
+            let mut shared = lock(&self.shared);
+            shared.problem = Some(problem);
+            shared.is_in_body = is_in_body;
+        }
         self.is_ended = true;
         self.held.clear();
-        if !self.scanner.is_between_requests() {
-            return Err(io::Error::new(io::ErrorKind::InvalidData, problem));
+        match is_in_body {
+            true => self.broken = Some(problem),
+            false => self.ready.extend_from_slice(UNREADABLE_HEAD),
         }
-        self.ready.extend_from_slice(UNREADABLE_HEAD);
-        Ok(())
     }
 
     fn note_awaiting(&self) {
@@ -153,6 +166,9 @@ impl<S: AsyncRead + Unpin> AsyncRead for CheckedStream<S> {
                 buffer.put_slice(&this.ready.split_to(count));
                 return Poll::Ready(Ok(()));
             }
+            if let Some(problem) = this.broken {
+                return Poll::Ready(Err(io::Error::new(io::ErrorKind::InvalidData, problem)));
+            }
             if this.is_ended || buffer.remaining() == 0 {
                 return Poll::Ready(Ok(()));
             }
@@ -161,7 +177,7 @@ impl<S: AsyncRead + Unpin> AsyncRead for CheckedStream<S> {
                 if !is_answered {
                     return Poll::Pending;
                 }
-                this.release()?;
+                this.release();
                 if !this.ready.is_empty() || this.is_ended {
                     continue;
                 }
@@ -181,11 +197,11 @@ impl<S: AsyncRead + Unpin> AsyncRead for CheckedStream<S> {
                 }
                 this.held.extend_from_slice(arrived);
                 buffer.set_filled(before);
-                this.apply(progress)?;
+                this.apply(progress);
             } else {
                 this.held.extend_from_slice(arrived);
                 buffer.set_filled(before);
-                this.release()?;
+                this.release();
             }
         }
     }

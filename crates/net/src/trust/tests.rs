@@ -23,7 +23,7 @@ fn the_built_in_roots_load_and_hold_no_known_key() {
     assert!(trust.built.load().valid_until > unix_seconds(now));
     for root in mozilla_roots() {
         let (_, parsed) = x509_parser::parse_x509_certificate(&root).unwrap();
-        assert_eq!(trust.distrusted.problem_of_key(parsed.public_key().raw), None);
+        assert_eq!(trust.built.load().distrusted.problem_of_key(parsed.public_key().raw), None);
     }
 }
 
@@ -55,7 +55,7 @@ fn an_authority_whose_key_is_public_is_refused_even_as_a_configured_root() {
     let settings = TrustSettings { roots: vec![authority.der.clone()], ..TrustSettings::default() };
     let provider = Arc::new(aws_lc_rs::default_provider());
     let problem = |distrusted: Distrusted, chain: &[CertificateDer<'static>]| {
-        let built = Built::new(&settings, &provider, &Arc::new(distrusted), now).unwrap();
+        let built = Built::new(Arc::new(settings.clone()), &provider, Arc::new(distrusted), now).unwrap();
         let name = LeafHost::parse("origin.example").unwrap().server_name().unwrap();
         let since = now.duration_since(SystemTime::UNIX_EPOCH).unwrap();
         let (leaf, intermediates) = chain.split_first().unwrap();
@@ -69,4 +69,22 @@ fn an_authority_whose_key_is_public_is_refused_even_as_a_configured_root() {
     let whole = [leaf.chain, vec![authority.der.clone()]].concat();
     let distrusted = Distrusted { known_keys, ..Distrusted::default() };
     assert_eq!(problem(distrusted, &whole), Some(CertificateProblem::KnownKey));
+}
+
+/// TL-07: an authority made while the program runs is never believed upstream from then on, and revocation lists can be
+/// taken without a restart. Settings that cannot be used leave the earlier ones in place.
+#[test]
+fn settings_are_taken_whole_or_not_at_all() {
+    let directory = tempfile::tempdir().unwrap();
+    let own = crate::authority::Authority::load_or_create(directory.path(), "Test", SystemTime::now()).unwrap();
+    let trust = Trust::new(TrustSettings::default(), SystemTime::now()).unwrap();
+    let key = own.current().public_key_sha256;
+    let is_own = |trust: &Trust| trust.built.load().distrusted.own_keys.contains(&key);
+    assert!(!is_own(&trust));
+    let settings = TrustSettings { own_authorities: own.own_certificates(), ..TrustSettings::default() };
+    trust.publish(settings, SystemTime::now()).unwrap();
+    assert!(is_own(&trust));
+    let broken = TrustSettings { roots: vec![CertificateDer::from(vec![0])], ..TrustSettings::default() };
+    assert!(trust.publish(broken, SystemTime::now()).is_err());
+    assert!(is_own(&trust));
 }
