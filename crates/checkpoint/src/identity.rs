@@ -1,5 +1,6 @@
-//! Who a client is: locations by source network or DoH token, users by token (alone or inside Basic credentials) or certificate. Users and
-//! groups come from the policy documents; a directory that fills the same table can take their place (ID-06).
+//! Who a client is: locations by source network or DoH token, users by token (alone or inside Basic credentials), password or
+//! certificate. Users and groups come from the policy documents; a directory that fills the same table (OIDC, LDAP) can take
+//! their place (ID-06): it makes a `Directory`, and nothing else asks where a user came from.
 //!
 //! A token is `skt_`, 40 letters or digits, and 8 hexadecimal digits of checksum, so that a leak scanner can recognise one
 //! and tell a typing error from a stranger's without asking anybody (DL-02). Documents hold only its SHA-256.
@@ -25,7 +26,7 @@ const TOKEN_CHECK_CHARS: usize = 8;
 pub enum Credential<'a> {
     /// A token of ours, from wherever it was carried.
     Token(&'a str),
-    /// Proxy or HTTP Basic, with a token as the password or as the user.
+    /// Proxy or HTTP Basic: a token as the password or as the user, or a user's e-mail and password.
     Basic { user: &'a str, password: &'a str },
     /// SHA-256 of a client certificate that the listener has verified, hexadecimal.
     Certificate { fingerprint: &'a str },
@@ -54,6 +55,8 @@ pub struct Directory {
     by_certificate: HashMap<String, Arc<Identity>>,
     by_doh_token: HashMap<String, Location>,
     by_email: HashMap<String, Arc<Identity>>,
+    /// By e-mail: the hash of the password, and who has proved it.
+    by_password: HashMap<String, (Arc<str>, Arc<Identity>)>,
     /// Longest prefix first.
     by_network: Vec<(IpNet, Location)>,
 }
@@ -115,6 +118,9 @@ impl Directory {
             for digest in &user.tokens {
                 directory.by_secret.insert(digest.to_ascii_lowercase(), with("token"));
             }
+            if let Some(hash) = &user.password {
+                directory.by_password.insert(user.email.clone(), (Arc::from(hash.as_str()), with("password")));
+            }
             for fingerprint in &user.certificates {
                 directory.by_certificate.insert(fingerprint.to_ascii_lowercase(), with("certificate"));
             }
@@ -156,6 +162,11 @@ impl Directory {
             Credential::DohToken(token) => self.by_doh_token.get(*token)?.identity.clone(),
             Credential::Network(client) => self.locate(*client, None)?.identity,
         }
+    }
+
+    /// What proves a user by password, and who it then is.
+    pub(crate) fn password_of(&self, user: &str) -> Option<(Arc<str>, Arc<Identity>)> {
+        self.by_password.get(user).cloned()
     }
 
     pub(crate) fn user(&self, email: &str) -> Option<Arc<Identity>> {

@@ -8,6 +8,7 @@
 mod counts;
 mod identity;
 mod passage;
+mod password;
 mod privacy;
 mod settings;
 #[cfg(feature = "testing")]
@@ -28,7 +29,8 @@ use model::{FieldId, Identity, Recorder, Session, SessionId, Station, Timestamp,
 pub use counts::counts;
 pub use identity::{Credential, Directory, Location, TOKEN_PREFIX, TOKEN_SECRET_CHARS, checked_token, secret_digest, token_of};
 pub use passage::Passage;
-pub use policy::{Permit, Refusal};
+pub use password::password_hash;
+pub use policy::{Context, Permit, Refusal};
 pub use privacy::{LogPrivacy, PrivacyRule};
 pub use scan::Verdict as ScanVerdict;
 pub use settings::{FailureMode, Settings};
@@ -62,6 +64,7 @@ struct Inner {
     clock: Clock,
     sessions: AtomicU64,
     transactions: AtomicU64,
+    passwords: password::Passwords,
 }
 
 /// All that decides, swapped in whole, so that no transaction sees half of a change.
@@ -106,6 +109,7 @@ impl Checkpoint {
             clock,
             sessions: AtomicU64::new(1),
             transactions: AtomicU64::new(first_transaction),
+            passwords: password::Passwords::default(),
         }))
     }
 
@@ -123,6 +127,26 @@ impl Checkpoint {
     /// The user whom this credential proves, if any.
     pub fn identify(&self, credential: &Credential<'_>) -> Option<Arc<Identity>> {
         self.0.state.load().directory.identify(credential)
+    }
+
+    /// The same where a password may have to be hashed: it waits for that without holding a thread.
+    pub async fn authenticate(&self, credential: &Credential<'_>) -> Option<Arc<Identity>> {
+        if let Some(identity) = self.identify(credential) {
+            return Some(identity);
+        }
+        let Credential::Basic { user, password } = credential else { return None };
+        let (hash, identity) = self.0.state.load().directory.password_of(user)?;
+        self.0.passwords.check(&hash, password).await.then_some(identity)
+    }
+
+    /// The same on the caller's thread, for a handshake that cannot wait otherwise.
+    pub fn authenticate_blocking(&self, credential: &Credential<'_>) -> Option<Arc<Identity>> {
+        if let Some(identity) = self.identify(credential) {
+            return Some(identity);
+        }
+        let Credential::Basic { user, password } = credential else { return None };
+        let (hash, identity) = self.0.state.load().directory.password_of(user)?;
+        self.0.passwords.check_blocking(&hash, password).then_some(identity)
     }
 
     /// The location document of a client: by its token where one is given, else by its network.
@@ -154,6 +178,11 @@ impl Checkpoint {
         }
         passage.reach(station);
         state.policy.explain(passage.facts(), self.now())
+    }
+
+    /// What is known of a host, as a rule of this gate would see it: for records, which do not keep all that is derived.
+    pub fn host_knowledge(&self, gate: model::Gate, host: &str) -> Vec<(FieldId, Value)> {
+        passage::host_knowledge(&self.0.state.load().knowledge, gate, host).collect()
     }
 
     /// How long a gate may hold bytes for a scan, and what it does when that is over.

@@ -4,6 +4,7 @@
 use std::fs::File;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
+use std::time::Duration;
 
 use model::{
     Action, Answer, Class, Destination, Disposition, Event, EventId, Facts, FieldId, Finding, Gate, Question, RuleName, Session,
@@ -19,6 +20,9 @@ use crate::{Checkpoint, FailureMode, State};
 /// Findings of one transaction that are kept; an inspector that finds more is describing noise.
 const FINDINGS_MAX: usize = 32;
 
+/// How long after its deadline a scanner may still answer that it has missed it.
+const SCAN_GRACE: Duration = Duration::from_secs(1);
+
 /// A whole mebibyte, the unit of the file size selectors (HT-16).
 const MEBIBYTE: u64 = 1 << 20;
 
@@ -30,6 +34,20 @@ const FILE_GROUPS: &[(&str, &[&str])] = &[
     ("image", &["psd", "bmp", "gif", "ico", "jpg", "png", "webp"]),
     ("system", &["dmg"]),
     ("other", &["torrent"]),
+];
+
+/// What a scan says of one body.
+const FILE_FIELDS: &[FieldId] = &[
+    FieldId::ScanVerdict,
+    FieldId::IsMalicious,
+    FieldId::FileSize,
+    FieldId::FileName,
+    FieldId::FileSha256,
+    FieldId::FileType,
+    FieldId::ScanReason,
+    FieldId::ScanEngine,
+    FieldId::ScanSignature,
+    FieldId::ScanMember,
 ];
 
 /// A transaction that has begun and not ended.
@@ -47,6 +65,8 @@ pub struct Passage {
     failure: Option<&'static str>,
     /// Set where the checkpoint itself must refuse, whatever the rules say.
     stopped: Option<Refusal>,
+    /// What the scan of the first of two bodies said.
+    other_body: Vec<(FieldId, Value)>,
     is_recorded: bool,
 }
 
@@ -74,6 +94,7 @@ impl Passage {
             bytes_in: 0,
             failure: None,
             stopped: None,
+            other_body: Vec::new(),
             is_recorded: false,
         }
     }
@@ -147,30 +168,17 @@ impl Passage {
     pub fn learn_host(&mut self, host: &str) {
         let Some(host) = model::name::canonical(host) else { return };
         let name: Arc<str> = Arc::from(host.as_str());
-        let (host_field, domains, content, security) = host_fields(self.facts.gate());
+        let (host_field, domains, ..) = host_fields(self.facts.gate());
         self.learn(host_field, Value::Text(name.clone()));
         self.learn(domains, Value::Parents(name));
-        let state = self.state.clone();
-        let known = state.knowledge.name(&host);
-        let applications = known.applications;
-        for (field, ints) in [
-            (content, known.content),
-            (security, known.security),
-            (FieldId::AppIds, &applications.ids),
-            (FieldId::AppTypeIds, &applications.type_ids),
-        ] {
-            if !ints.is_empty() {
-                self.learn(field, Value::Ints(ints.clone()));
-            }
+        for (field, value) in host_knowledge(&self.state.knowledge, self.facts.gate(), &host) {
+            self.learn(field, value);
         }
-        if !known.feeds.is_empty() && self.facts.gate() == Gate::Dns {
-            self.learn(FieldId::DnsIndicatorFeed, Value::Ints(known.feeds.clone()));
-        }
-        for (field, texts) in [(FieldId::AppNames, &applications.names), (FieldId::AppStatuses, &applications.statuses)] {
-            if !texts.is_empty() {
-                self.learn(field, Value::Texts(texts.clone()));
-            }
-        }
+    }
+
+    /// The application that accepts only its maker's own certificates at this host, if one does (TL-05, TL-11).
+    pub fn pinned(&self, host: &str) -> Option<Arc<str>> {
+        self.state.knowledge.pinned(host).cloned()
     }
 
     /// The categories of a name that the host turned out to be another name of: they count for it too (CT-07).
@@ -206,8 +214,12 @@ impl Passage {
     /// Moves on to a station and lets its inspectors look.
     pub fn reach(&mut self, station: Station) {
         self.facts.reach(station);
+        self.inspect(inspect::INSPECTORS, station);
+    }
+
+    fn inspect(&mut self, inspectors: &[inspect::Inspector], station: Station) {
         let gate = self.facts.gate();
-        for inspector in inspect::INSPECTORS.iter().filter(|inspector| inspector.stations.contains(&(gate, station))) {
+        for inspector in inspectors.iter().filter(|inspector| inspector.stations.contains(&(gate, station))) {
             let state = self.state.clone();
             match catch_unwind(AssertUnwindSafe(|| (inspector.inspect)(&self.facts, &state.knowledge))) {
                 Ok(findings) => self.note(findings),
@@ -290,8 +302,13 @@ impl Passage {
     }
 
     async fn report_of(&self, file: File, name: &str) -> scan::Report {
+        let deadline = self.state.settings.scan_deadline();
         match self.checkpoint.0.scanner.clone() {
-            Some(scanner) => scanner.scan(file, name, self.state.settings.scan_deadline()).await,
+            // The scanner keeps the deadline itself; one that does not is not waited for.
+            Some(scanner) => {
+                let scanning = tokio::time::timeout(deadline + SCAN_GRACE, scanner.scan(file, name, deadline));
+                scanning.await.unwrap_or_else(|_| scan::Report::unscannable(scan::Unscannable::TimeLimit, 0))
+            }
             None => scan::Report::unscannable(scan::Unscannable::Unavailable, 0),
         }
     }
@@ -318,6 +335,20 @@ impl Passage {
         report.verdict
     }
 
+    /// A body that the gate itself could not have scanned, and why. Where that fails closed every later permit is refused by
+    /// a rule of the checkpoint's own, as after a scan (AV-04). What a scan found malicious stays so.
+    pub fn unscanned(&mut self, reason: &'static str) {
+        if self.facts.get(FieldId::IsMalicious) == Some(&Value::Bool(true)) {
+            return;
+        }
+        self.learn(FieldId::ScanVerdict, Value::text("unscannable"));
+        self.learn(FieldId::ScanReason, Value::text(reason));
+        self.learn(FieldId::IsMalicious, Value::Bool(false));
+        if self.state.settings.unscannable == FailureMode::Closed {
+            self.stopped = Some(own_refusal("unscannable", &format!("the file could not be scanned: {reason}")));
+        }
+    }
+
     /// Why a file is refused by its hash alone: a list with a security category has it.
     fn listed_hash(&mut self, sha256: &str) -> Option<String> {
         let is_listed = !self.state.knowledge.hash(sha256).security.is_empty();
@@ -329,6 +360,9 @@ impl Passage {
     }
 
     fn learn_report(&mut self, report: &scan::Report, name: &str) {
+        self.learn_body(report);
+        self.note(report.findings.iter().map(finding).collect());
+        self.put_aside();
         let reason = match &report.verdict {
             scan::Verdict::Unscannable(reason) => reason.as_str(),
             _ => "",
@@ -350,8 +384,34 @@ impl Passage {
                 self.learn(field, Value::text(text));
             }
         }
-        self.learn_body(report);
-        self.note(report.findings.iter().map(finding).collect());
+    }
+
+    /// Keeps what is known of the transaction's other body while rules look at this one.
+    fn put_aside(&mut self) {
+        if self.facts.get(FieldId::ScanVerdict).is_some() {
+            let known = FILE_FIELDS.iter().filter_map(|field| Some((*field, self.facts.get(*field)?.clone())));
+            self.other_body = known.collect();
+        }
+        for field in FILE_FIELDS {
+            self.facts.forget(*field);
+        }
+    }
+
+    /// The record tells of the body that was worse, or as good and larger: the answer to an upload is not what it is about,
+    /// and neither is the form that asked for a download.
+    fn choose_body(&mut self) {
+        let of = |field: FieldId| self.other_body.iter().find(|(known, _)| *known == field).map(|(_, value)| value);
+        if weight(of(FieldId::ScanVerdict), of(FieldId::FileSize))
+            <= weight(self.facts.get(FieldId::ScanVerdict), self.facts.get(FieldId::FileSize))
+        {
+            return;
+        }
+        for field in FILE_FIELDS {
+            self.facts.forget(*field);
+        }
+        for (field, value) in std::mem::take(&mut self.other_body) {
+            self.facts.set(field, value);
+        }
     }
 
     /// The body selectors of the web gate (HT-15, HT-16), for the body in hand.
@@ -417,6 +477,7 @@ impl Passage {
     }
 
     fn record_facts(&mut self, disposition: Disposition) {
+        self.choose_body();
         self.facts.reach(Station::Record);
         let severity = self.findings.iter().map(|finding| finding.severity).max().unwrap_or(Severity::Informational);
         let severity = if self.stopped.is_some() { severity.max(Severity::High) } else { severity };
@@ -497,6 +558,37 @@ fn connection_facts(facts: &mut Facts, session: &Session, began: Timestamp) {
     }
 }
 
+/// What is known of a host, as facts of a gate.
+pub(crate) fn host_knowledge(
+    knowledge: &intel::Snapshot,
+    gate: Gate,
+    host: &str,
+) -> impl Iterator<Item = (FieldId, Value)> + use<> {
+    let (_, _, content, security) = host_fields(gate);
+    let known = knowledge.name(host);
+    let applications = known.applications;
+    let feeds = (gate == Gate::Dns).then_some((FieldId::DnsIndicatorFeed, known.feeds));
+    let ints = [
+        (content, known.content),
+        (security, known.security),
+        (FieldId::AppIds, &applications.ids),
+        (FieldId::AppOwnIds, &applications.own_ids),
+        (FieldId::AppSupportIds, &applications.support_ids),
+        (FieldId::AppTypeIds, &applications.type_ids),
+        (FieldId::AppOwnTypeIds, &applications.own_type_ids),
+    ]
+    .map(|(field, ints)| (!ints.is_empty()).then(|| (field, Value::Ints(ints.clone()))));
+    let feeds = feeds.filter(|(_, feeds)| !feeds.is_empty()).map(|(field, feeds)| (field, Value::Ints(feeds.clone())));
+    let texts = [
+        (FieldId::AppNames, &applications.names),
+        (FieldId::AppOwnNames, &applications.own_names),
+        (FieldId::AppStatuses, &applications.statuses),
+        (FieldId::AppOwnStatuses, &applications.own_statuses),
+    ]
+    .map(|(field, texts)| (!texts.is_empty()).then(|| (field, Value::Texts(texts.clone()))));
+    ints.into_iter().chain([feeds]).chain(texts).flatten()
+}
+
 /// Where a gate keeps a host, its parents, and the categories of both kinds.
 fn host_fields(gate: Gate) -> (FieldId, FieldId, FieldId, FieldId) {
     match gate {
@@ -526,7 +618,7 @@ fn own_refusal(id: &str, reason: &str) -> Refusal {
         reason: Arc::from(reason),
         location: None,
         shows_page: false,
-        includes_context: false,
+        context: policy::Context::None,
     }
 }
 
@@ -539,7 +631,27 @@ fn finding(found: &scan::Finding) -> Finding {
     }
 }
 
+/// How much the record wants to tell of a body: by its verdict, then by its size.
+fn weight(verdict: Option<&Value>, size: Option<&Value>) -> (u8, i64) {
+    let badness = match verdict.and_then(Value::as_text) {
+        None => 0,
+        Some("clean") => 1,
+        Some("unscannable") => 2,
+        Some("suspicious") => 3,
+        Some(_) => 4,
+    };
+    let size = match size {
+        Some(Value::Int(size)) => *size,
+        _ => 0,
+    };
+    (badness, size)
+}
+
 fn rule_text(answer: &Answer) -> Option<String> {
     let rule = answer.rule.as_ref()?;
     Some(format!("{}={}:{}", answer.question.as_str(), answer.action.as_str(), rule.name))
 }
+
+#[cfg(test)]
+#[path = "passage_tests.rs"]
+mod tests;

@@ -17,6 +17,15 @@ pub struct Memory(Mutex<Vec<Event>>);
 /// Scans on the caller's thread with the built-in engines.
 pub struct InProcess(scan::Engines);
 
+/// Never answers.
+pub struct Stuck;
+
+impl Scanner for Stuck {
+    fn scan<'a>(&'a self, _file: File, _name: &'a str, _deadline: Duration) -> Scanning<'a> {
+        Box::pin(std::future::pending())
+    }
+}
+
 pub struct Harness {
     pub checkpoint: Checkpoint,
     memory: Arc<Memory>,
@@ -50,12 +59,32 @@ impl Harness {
         Harness::with_knowledge(policy_toml, settings, intel::Snapshot::empty())
     }
 
+    /// With the catalogue of applications and the pinned hosts that ship.
+    #[expect(clippy::panic, reason = "what ships must be readable")]
+    pub fn with_shipped_knowledge(policy_toml: &str, settings: Settings) -> Harness {
+        let mut builder = intel::Snapshot::builder();
+        builder.catalogue(intel::Catalogue::embedded().unwrap_or_else(|e| panic!("catalogue: {e}")));
+        builder.pinned(intel::pinned::embedded().unwrap_or_else(|e| panic!("pinned hosts: {e}")));
+        Harness::with_knowledge(policy_toml, settings, builder.build())
+    }
+
     #[expect(clippy::panic, reason = "a test's own policy must compile")]
     pub fn with_knowledge(policy_toml: &str, settings: Settings, knowledge: intel::Snapshot) -> Harness {
         let document = Document::from_toml(policy_toml).unwrap_or_else(|e| panic!("policy of the test: {e}"));
         let (policy, _) = policy::Policy::compile(&document).unwrap_or_else(|e| panic!("policy of the test: {e:?}"));
         let memory = Arc::new(Memory::default());
         let scanner = Arc::new(InProcess(scan::Engines::built_in()));
+        let checkpoint = Checkpoint::new(policy, knowledge, settings, memory.clone(), Some(scanner), 1);
+        Harness { checkpoint, memory }
+    }
+
+    /// With a scanner of the test's own.
+    #[expect(clippy::panic, reason = "a test's own policy must compile")]
+    pub fn with_scanner(policy_toml: &str, settings: Settings, scanner: Arc<dyn Scanner>) -> Harness {
+        let document = Document::from_toml(policy_toml).unwrap_or_else(|e| panic!("policy of the test: {e}"));
+        let (policy, _) = policy::Policy::compile(&document).unwrap_or_else(|e| panic!("policy of the test: {e:?}"));
+        let memory = Arc::new(Memory::default());
+        let knowledge = intel::Snapshot::empty();
         let checkpoint = Checkpoint::new(policy, knowledge, settings, memory.clone(), Some(scanner), 1);
         Harness { checkpoint, memory }
     }

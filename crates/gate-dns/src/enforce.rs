@@ -115,7 +115,7 @@ mod tests {
             rule: None,
             reason: "known bad".into(),
             location: None,
-            includes_context: false,
+            context: checkpoint::Context::None,
             shows_page,
         }
     }

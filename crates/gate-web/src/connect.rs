@@ -24,7 +24,7 @@ use crate::forward::{answer, own, split_port};
 use crate::inspect_tls::{self, First};
 use crate::page::wants_html;
 use crate::session::{Leg, Origin, Road, Scheme, Shared, Tunnel, canonical_host};
-use crate::stream::{ClientStream, Cut, Rewound};
+use crate::stream::{Cut, ProxyStream, Rewound};
 use crate::{pac, serve};
 
 /// One direction of a relay copies this much at a time: a few TLS records.
@@ -40,7 +40,7 @@ pub(crate) async fn proxied(road: Arc<Road>, request: Request<Incoming>) -> Answ
     if is_own {
         return Ok(own_path(&road, &request));
     }
-    let session = match authenticate(&road, request.headers()) {
+    let session = match authenticate(&road, request.headers()).await {
         Ok(session) => session,
         Err(challenge) => return Ok(*challenge),
     };
@@ -55,7 +55,8 @@ fn own_path(road: &Road, request: &Request<Incoming>) -> Response<WebBody> {
     let is_get = matches!(*request.method(), Method::GET | Method::HEAD);
     match request.uri().path() {
         "/proxy.pac" | "/wpad.dat" if is_get => {
-            let script = pac::script(road.session.local, &road.shared.config.pac_direct);
+            let scheme = if road.is_secure { "HTTPS" } else { "PROXY" };
+            let script = pac::script(scheme, road.session.local, &road.shared.config.pac_direct);
             own(pac::MEDIA_TYPE, Bytes::from(script))
         }
         "/sekisho/ca.pem" if is_get => own("application/x-pem-file", road.authority_pem()),
@@ -69,9 +70,12 @@ fn own_path(road: &Road, request: &Request<Incoming>) -> Response<WebBody> {
 }
 
 /// The session of one request: the connection's, with the user that its credentials prove.
-fn authenticate(road: &Road, headers: &HeaderMap) -> Result<Session, Box<Response<WebBody>>> {
+async fn authenticate(road: &Road, headers: &HeaderMap) -> Result<Session, Box<Response<WebBody>>> {
     let mut session = road.session.clone();
-    let identity = headers.get(header::PROXY_AUTHORIZATION).map(|value| identify(&road.shared, value.as_bytes()));
+    let identity = match headers.get(header::PROXY_AUTHORIZATION) {
+        Some(value) => Some(identify(&road.shared, value.as_bytes()).await),
+        None => None,
+    };
     match identity {
         Some(Some(identity)) => session.identity = Some(identity),
         // Wrong credentials are not forgiven: the client believes that it is somebody.
@@ -85,7 +89,7 @@ fn authenticate(road: &Road, headers: &HeaderMap) -> Result<Session, Box<Respons
 }
 
 /// `Basic` with a token in either place, or with a password; or `Bearer` with a token.
-fn identify(shared: &Shared, value: &[u8]) -> Option<Arc<Identity>> {
+async fn identify(shared: &Shared, value: &[u8]) -> Option<Arc<Identity>> {
     let text = std::str::from_utf8(value).ok().filter(|text| text.len() <= CREDENTIAL_BYTES_MAX)?;
     let (scheme, rest) = text.split_once(' ')?;
     if scheme.eq_ignore_ascii_case("bearer") {
@@ -97,7 +101,7 @@ fn identify(shared: &Shared, value: &[u8]) -> Option<Arc<Identity>> {
         .flatten()
         .and_then(|bytes| String::from_utf8(bytes).ok())?;
     let (user, password) = decoded.split_once(':')?;
-    shared.checkpoint.identify(&Credential::Basic { user, password })
+    shared.checkpoint.authenticate(&Credential::Basic { user, password }).await
 }
 
 fn challenge(road: &Road, headers: &HeaderMap) -> Response<WebBody> {
@@ -122,7 +126,7 @@ fn accept_connect(road: Arc<Road>, session: Session, mut request: Request<Incomi
     let upgrade = hyper::upgrade::on(&mut request);
     tokio::spawn(async move {
         let Ok(upgraded) = upgrade.await else { return };
-        let Ok(parts) = upgraded.downcast::<TokioIo<CheckedStream<ClientStream>>>() else { return };
+        let Ok(parts) = upgraded.downcast::<TokioIo<CheckedStream<ProxyStream>>>() else { return };
         let stream = Rewound::new(parts.read_buf, parts.io.into_inner());
         let arrival =
             Arrival { shared: road.shared.clone(), session, cut: road.cut.clone(), host, port, slot: road.slot.clone() };
@@ -209,6 +213,7 @@ impl Arrival {
             tunnel,
             intercepted_port: None,
             framing: None,
+            is_secure: false,
             slot: self.slot,
         }
     }

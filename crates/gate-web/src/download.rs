@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use checkpoint::{FailureMode, Passage, Refusal, ScanVerdict};
+use checkpoint::{Passage, Refusal};
 use http::response::Parts;
 use http::{HeaderMap, Response, StatusCode, header};
 use http_body_util::BodyExt;
@@ -18,16 +18,13 @@ use tokio::time::{Instant, interval_at, timeout, timeout_at};
 use crate::body::{Feeder, Ledger, Uploaded, WebBody};
 use crate::enforce::{self, Answer, Asker};
 use crate::facts;
-use crate::headers::{disposition_name, path_name, strip_connection_fields};
+use crate::headers::{disposition_name, is_readable_coding, path_name, strip_connection_fields};
 use crate::links::Received;
 use crate::session::{Road, Shared};
 use crate::sniff;
 use crate::spec::{OnHit, ScanConfig};
 use crate::spool::{Spool, memory_file};
 use crate::upload::feed;
-
-/// Told to a person whose file could not be scanned where that fails closed.
-pub(crate) const UNSCANNABLE_REASON: &str = "The file could not be scanned.";
 
 /// A request whose response is on its way.
 pub(crate) struct Exchange<'a> {
@@ -36,14 +33,6 @@ pub(crate) struct Exchange<'a> {
     pub(crate) is_head: bool,
     pub(crate) path: String,
     pub(crate) uploaded: Uploaded,
-}
-
-/// Whether a spooled body was looked at.
-pub(crate) enum Looked {
-    /// The scan has run, or its absence is allowed: the next permit says what follows.
-    MayPass,
-    /// It could not be scanned, and that fails closed.
-    Unscannable,
 }
 
 /// How far a body was held before anything was sent.
@@ -106,6 +95,9 @@ impl Exchange<'_> {
         if let Err(refusal) = passage.permit(Destination::Client) {
             return Ok(enforce::refuse(self.road, self.asker, passage, &refusal));
         }
+        if !is_readable_coding(&parts.headers) {
+            return Ok(self.broke_off(passage, "content_coding"));
+        }
         let scan = &self.road.shared.config.scan;
         let mut spool = Spool::new(self.road.shared.room.clone());
         if sniff::needs_first_bytes(&parts.headers) {
@@ -134,15 +126,19 @@ impl Exchange<'_> {
         }
     }
 
-    fn broke_off(&self, mut passage: Passage, failure: &'static str) -> Response<WebBody> {
-        passage.fail(failure);
-        enforce::failed(self.road, self.asker, passage, &crate::links::LinkError::Malformed)
+    fn broke_off(&self, passage: Passage, failure: &'static str) -> Response<WebBody> {
+        enforce::unreachable(self.road, self.asker, passage, failure)
     }
 
-    fn pass_unscanned(self, mut passage: Passage, parts: Parts, incoming: Received, spool: Spool, reason: &str) -> Answer {
-        if !passes_unscanned(&self.road.shared, &mut passage, reason) {
-            return Ok(enforce::bad_request(self.road, self.asker, passage, 403, "unscannable", UNSCANNABLE_REASON));
-        }
+    fn pass_unscanned(
+        self,
+        mut passage: Passage,
+        parts: Parts,
+        incoming: Received,
+        spool: Spool,
+        reason: &'static str,
+    ) -> Answer {
+        passage.unscanned(reason);
         self.pass_on(passage, parts, incoming, spool.into_chunks())
     }
 
@@ -150,10 +146,7 @@ impl Exchange<'_> {
     async fn release(self, mut passage: Passage, mut parts: Parts, mut spool: Spool, trailers: Option<HeaderMap>) -> Answer {
         let name = file_name(&parts.headers, &self.path);
         passage.reach(Station::ResponseBody);
-        let shared = &self.road.shared;
-        if let Looked::Unscannable = look(shared, &mut passage, &mut spool, &name).await {
-            return Ok(enforce::bad_request(self.road, self.asker, passage, 403, "unscannable", UNSCANNABLE_REASON));
-        }
+        look(&mut passage, &mut spool, &name).await;
         passage.count(self.uploaded.load(std::sync::atomic::Ordering::Relaxed), 0);
         match passage.permit(Destination::Client) {
             Err(refusal) => self.refuse_held(passage, &refusal),
@@ -292,35 +285,29 @@ impl Trickle {
     }
 
     async fn judge(mut self, mut passage: Passage, mut ticks: tokio::time::Interval, slice: u64) {
-        let shared = self.road.shared.clone();
-        let looked = match self.spool.whole().await {
+        match self.spool.whole().await {
             Err(error) => {
                 crate::events::spool_failed(&error);
-                failed_spool(&shared, &mut passage)
+                passage.unscanned("spool");
             }
             Ok(file) => {
                 let name = self.name.clone();
                 let mut scanning = std::pin::pin!(passage.scan(file, &name));
                 loop {
                     tokio::select! {
-                        verdict = &mut scanning => break looked(&verdict),
+                        _ = &mut scanning => break,
                         _ = ticks.tick() => self.release_slice(slice).await,
                     };
                 }
             }
-        };
-        let permitted = passage.permit(Destination::Client);
-        match (looked, permitted) {
-            (Looked::MayPass, Ok(permit)) => {
+        }
+        // What the scan found, or that there was none, is in the passage: its permit says what follows.
+        match passage.permit(Destination::Client) {
+            Ok(permit) => {
                 let _ = permit.into_parts();
                 self.release_rest(passage).await;
             }
-            (looked, _) => {
-                if let Looked::Unscannable = looked {
-                    passage.fail("unscannable");
-                }
-                self.cut(passage, Disposition::Blocked).await;
-            }
+            Err(_) => self.cut(passage, Disposition::Blocked).await,
         }
     }
 
@@ -341,8 +328,8 @@ impl Trickle {
 
     /// The body outgrew what is scanned.
     async fn pass_unscanned(mut self, mut passage: Passage) {
-        let may_pass = passes_unscanned(&self.road.shared, &mut passage, "too_large");
-        if !may_pass || passage.permit(Destination::Client).is_err() {
+        passage.unscanned("too_large");
+        if passage.permit(Destination::Client).is_err() {
             return self.cut(passage, Disposition::Blocked).await;
         }
         if !feed(&self.feeder, &mut self.spool, self.released).await {
@@ -415,53 +402,38 @@ async fn hold(spool: &mut Spool, incoming: &mut Received, scan: &ScanConfig, dea
     Held::Growing
 }
 
-/// Lets the scanner see a spooled body.
-pub(crate) async fn look(shared: &Shared, passage: &mut Passage, spool: &mut Spool, name: &str) -> Looked {
-    let verdict = match spool.held() {
-        Some(chunks) => passage.scan_held(chunks, name, || memory_file(chunks)).await,
+/// Lets the scanner see a spooled body. What came of it, the next permit says.
+pub(crate) async fn look(passage: &mut Passage, spool: &mut Spool, name: &str) {
+    let looked = match spool.held() {
+        Some(chunks) => passage.scan_held(chunks, name, || memory_file(chunks)).await.map(drop),
         None => match spool.whole().await {
-            Ok(file) => Ok(passage.scan(file, name).await),
+            Ok(file) => {
+                passage.scan(file, name).await;
+                Ok(())
+            }
             Err(error) => Err(error),
         },
     };
-    match verdict {
-        Ok(verdict) => looked(&verdict),
+    match looked {
+        Ok(()) => {}
         Err(error) => {
             crate::events::spool_failed(&error);
-            failed_spool(shared, passage)
+            passage.unscanned("spool");
         }
     }
 }
 
 /// The same with other bytes in front of the body.
-pub(crate) async fn look_behind(shared: &Shared, passage: &mut Passage, spool: &mut Spool, name: &str, head: Vec<u8>) -> Looked {
+pub(crate) async fn look_behind(shared: &Shared, passage: &mut Passage, spool: &mut Spool, name: &str, head: Vec<u8>) {
     match spool.whole_behind(head, &shared.config.scan.spool_directory).await {
-        Ok(file) => looked(&passage.scan(file, name).await),
+        Ok(file) => {
+            passage.scan(file, name).await;
+        }
         Err(error) => {
             crate::events::spool_failed(&error);
-            failed_spool(shared, passage)
+            passage.unscanned("spool");
         }
     }
-}
-
-/// The checkpoint has applied the failure mode to its own verdicts already.
-fn looked(_verdict: &ScanVerdict) -> Looked {
-    Looked::MayPass
-}
-
-fn failed_spool(shared: &Shared, passage: &mut Passage) -> Looked {
-    match passes_unscanned(shared, passage, "spool") {
-        true => Looked::MayPass,
-        false => Looked::Unscannable,
-    }
-}
-
-/// Writes down that the gate itself could not have a body scanned. True where such bodies pass (AV-04).
-pub(crate) fn passes_unscanned(shared: &Shared, passage: &mut Passage, reason: &str) -> bool {
-    passage.learn(FieldId::ScanVerdict, Value::text("unscannable"));
-    passage.learn(FieldId::ScanReason, Value::text(reason));
-    passage.learn(FieldId::IsMalicious, Value::Bool(false));
-    shared.checkpoint.settings().unscannable == FailureMode::Open
 }
 
 fn is_bodyless(status: StatusCode) -> bool {

@@ -16,6 +16,11 @@ pub(crate) fn connections_full(kind: &'static str) {
     tracing::warn!(gate = "web", listener = kind, "all connections are in use");
 }
 
+/// A client that spoke TLS to the proxy itself did not come through the handshake; nothing was asked for yet.
+pub(crate) fn proxy_handshake_failed() {
+    tracing::debug!(gate = "web", "the handshake with the proxy itself failed");
+}
+
 /// A client connection ended in an error.
 pub(crate) fn client_ended(error: &dyn std::error::Error) {
     tracing::debug!(gate = "web", error = %chain(error), "client connection ended");

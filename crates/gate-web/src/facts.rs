@@ -54,6 +54,7 @@ pub(crate) fn learn_agreed(passage: &mut Passage, agreed: &Agreed) {
     }
     if let Some(problem) = agreed.passed_through {
         passage.learn(FieldId::CertificateProblem, Value::text(problem.as_str()));
+        passage.learn(FieldId::UntrustedAction, Value::text("passThrough"));
     }
 }
 

@@ -219,6 +219,10 @@ fn target(road: &Road, parts: &Parts) -> Result<Origin, Malformed> {
     if parts.uri.path_and_query().map_or(0, |path| path.as_str().len()) > TARGET_BYTES_MAX {
         return Err(malformed(414, "target_too_long", "The address is too long."));
     }
+    // RFC 9110 section 10.1.1 knows one expectation; the gate answers it itself.
+    if parts.headers.get_all(header::EXPECT).iter().any(|value| !value.as_bytes().eq_ignore_ascii_case(b"100-continue")) {
+        return Err(malformed(417, "expectation", "The request expects what this gateway does not know."));
+    }
     if parts.method == Method::CONNECT {
         return Err(malformed(400, "connect_in_tunnel", "A tunnel inside a tunnel is not opened."));
     }

@@ -116,6 +116,20 @@ fn frames_message(name: &HeaderName) -> bool {
     CONNECTION_FIELDS.contains(name) || *name == header::CONTENT_LENGTH || *name == header::HOST
 }
 
+/// Codings that the scanner undoes by their signatures (RFC 9110 section 8.4.1, RFC 8878).
+const READABLE_CODINGS: [&str; 4] = ["identity", "gzip", "x-gzip", "zstd"];
+
+/// Whether a scan of the body sees what the other side will: a file in a coding that stays on would be called clean by its
+/// outside. Origins are never offered such a coding.
+pub(crate) fn is_readable_coding(headers: &HeaderMap) -> bool {
+    headers.get_all(header::CONTENT_ENCODING).iter().all(|value| {
+        value.to_str().is_ok_and(|text| {
+            let mut codings = text.split(',').map(str::trim).filter(|coding| !coding.is_empty());
+            codings.all(|coding| READABLE_CODINGS.iter().any(|known| coding.eq_ignore_ascii_case(known)))
+        })
+    })
+}
+
 /// The media type that a header claims, in lower case and without parameters (HT-14).
 pub(crate) fn media_type(headers: &HeaderMap) -> Option<String> {
     let value = headers.get(header::CONTENT_TYPE)?.to_str().ok()?;
@@ -266,6 +280,24 @@ mod tests {
         assert_eq!(done, ["delete x", "set x", "refused set host", "add x"]);
         assert_eq!(map.get_all("x").iter().collect::<Vec<_>>(), ["2", "1"]);
         assert_eq!(map["host"], "good");
+    }
+
+    #[test]
+    fn a_coding_that_the_scanner_cannot_undo_is_told() {
+        for (value, readable) in [
+            ("gzip", true),
+            ("GZIP, identity", true),
+            ("zstd", true),
+            ("br", false),
+            ("gzip, br", false),
+            ("deflate", false),
+            ("aes128gcm", false),
+            ("gzip;q=1", false),
+        ] {
+            assert_eq!(is_readable_coding(&headers(&[("content-encoding", value)])), readable, "{value}");
+        }
+        assert!(is_readable_coding(&HeaderMap::new()));
+        assert!(!is_readable_coding(&headers(&[("content-encoding", "gzip"), ("content-encoding", "br")])));
     }
 
     #[test]

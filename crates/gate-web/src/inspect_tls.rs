@@ -18,7 +18,6 @@ use tokio_rustls::server::TlsStream;
 
 use crate::connect::{Arrival, end_refused, mark_tunnel, relay, resolve};
 use crate::links::{self, LinkError, Links, Ready};
-use crate::pinned::is_pinned;
 use crate::serve;
 use crate::session::{Leg, Origin, Scheme, Trouble, Tunnel, canonical_host};
 use crate::spec::OnFronting;
@@ -137,7 +136,7 @@ pub(crate) async fn run<S: AsyncRead + AsyncWrite + Unpin + Send + 'static>(arri
     let (mut passage, addresses) = arrival.examine(&origin, &learned).await;
     let bypass = match passage.ask(Question::Inspect) {
         Action::DoNotInspect => Some("policy"),
-        _ if arrival.shared.config.leave_pinned_alone && is_pinned(&origin.host) => Some("pinned_application"),
+        _ if arrival.shared.config.leave_pinned_alone && passage.pinned(&origin.host).is_some() => Some("pinned_application"),
         _ => None,
     };
     let stream = Rewound::new(hello.bytes.clone(), stream);

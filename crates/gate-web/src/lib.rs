@@ -9,6 +9,7 @@
 
 mod body;
 mod connect;
+mod context;
 mod download;
 mod enforce;
 mod events;
@@ -19,7 +20,6 @@ mod inspect_tls;
 mod links;
 mod pac;
 mod page;
-mod pinned;
 mod serve;
 mod session;
 mod sniff;
@@ -30,6 +30,7 @@ mod stream;
 mod upload;
 mod websocket;
 
+pub use context::{CONTEXT_KEY_BYTES, ContextKey, EventContext, is_context_token};
 pub use serve::{Addresses, Means, WebGate, bind};
 pub use spec::{BrandSpec, LimitsSpec, OnFronting, OnHit, ScanSpec, WebGateConfig, WebGateSpec};
 

@@ -1,6 +1,6 @@
-//! The pages that people see in place of what they asked for. They carry our own brand, the reason and the reference of the
-//! event, make no third-party request and run no script. Nothing of the request goes into a link (GW-156); all text is
-//! escaped.
+//! The pages that people see in place of what they asked for (GW-150). They carry the operator's brand, the reason and the
+//! reference of the event, make no third-party request and run no script. Nothing of the request goes into a link but that
+//! to the operator's own mailbox (GW-153, GW-156); all text is escaped.
 
 use bytes::Bytes;
 use http::header::{self, HeaderMap, HeaderValue};
@@ -15,13 +15,13 @@ const TEXT_CHARACTERS_MAX: usize = 400;
 /// Untrusted upstream certificate. Not registered, but what other gateways and their users know (TL-10).
 pub(crate) const UNTRUSTED_CERTIFICATE: u16 = 526;
 
-/// Nothing is loaded from anywhere; the one style element is inline.
+/// Nothing is loaded from anywhere; the one style element and the logo are inline.
 const CONTENT_SECURITY_POLICY: &str =
-    "default-src 'none'; style-src 'unsafe-inline'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'";
+    "default-src 'none'; style-src 'unsafe-inline'; img-src data:; base-uri 'none'; form-action 'none'; frame-ancestors 'none'";
 
 const STYLE: &str = "body{font:16px/1.5 system-ui,sans-serif;margin:0;background:#f3f1ec;color:#20242a}\
 main{max-width:38rem;margin:12vh auto;padding:2rem;background:#fff;border-top:6px solid #9b2d1f;border-radius:4px}\
-h1{font-size:1.4rem;margin:0 0 1rem}p{margin:.5rem 0}.reference{font-family:ui-monospace,monospace;color:#5a6068}\
+h1{font-size:1.4rem;margin:0 0 1rem}p{margin:.5rem 0}img{max-height:3rem;max-width:60%}.reference{font-family:ui-monospace,monospace;color:#5a6068}\
 footer{margin-top:2rem;font-size:.85rem;color:#5a6068}\
 @media(prefers-color-scheme:dark){body{background:#15181c;color:#e6e6e6}main{background:#20242a}}";
 
@@ -32,13 +32,25 @@ pub(crate) struct Page<'a> {
     pub(crate) reason: &'a str,
     pub(crate) host: &'a str,
     pub(crate) reference: TransactionId,
+    /// What a letter to the operator says, label and text (GW-153). Empty where there is nothing to write about.
+    pub(crate) letter: &'a [(&'static str, String)],
 }
 
-/// How the operator's own words appear on every page (GW-150).
-#[derive(Clone, Debug)]
+/// How the operator's own words appear on every page (GW-150). Every part is checked when the settings are resolved.
+#[derive(Clone, Debug, Default)]
 pub(crate) struct Brand {
     pub(crate) name: String,
+    pub(crate) header: String,
+    /// Empty for a page without one.
     pub(crate) footer: String,
+    /// A `data:` URL.
+    pub(crate) logo: Option<String>,
+    /// A colour of CSS in hexadecimal.
+    pub(crate) background: Option<String>,
+    pub(crate) mail_address: Option<String>,
+    pub(crate) mail_subject: String,
+    /// Where refused clients are sent in place of the page, and whether the target is told of what.
+    pub(crate) redirect: Option<(String, bool)>,
 }
 
 /// Whether the client is a person's browser that shows what it gets.
@@ -74,19 +86,63 @@ pub(crate) fn render(page: &Page<'_>, brand: &Brand, as_html: bool) -> Response<
 
 fn html(page: &Page<'_>, brand: &Brand) -> String {
     let (title, reason, host) = (escaped(page.title), escaped(page.reason), escaped(page.host));
-    let (name, footer) = (escaped(&brand.name), escaped(&brand.footer));
-    let reference = page.reference.0;
+    let (name, reference) = (escaped(&brand.name), page.reference.0);
+    let style = match &brand.background {
+        Some(colour) => format!("{STYLE}body{{background:{colour}}}"),
+        None => STYLE.to_owned(),
+    };
+    let logo = brand.logo.as_ref().map(|logo| format!("<img alt=\"\" src=\"{logo}\">")).unwrap_or_default();
+    let header = element("p", &brand.header);
+    let contact = contact(page, brand).map(|link| format!("<p><a href=\"{}\">Ask about this page</a></p>", escaped(&link)));
+    let footer = match brand.footer.is_empty() {
+        true => String::new(),
+        false => format!("<footer>{name}<br>{}</footer>", escaped(&brand.footer)),
+    };
     format!(
         "<!doctype html><html lang=\"en\"><head><meta charset=\"utf-8\"><meta name=\"viewport\" \
 content=\"width=device-width\"><meta name=\"robots\" content=\"noindex\"><title>{title} - {name}</title>\
-<style>{STYLE}</style></head><body><main><h1>{title}</h1><p>{host}</p><p>{reason}</p>\
-<p class=\"reference\">Reference {reference:016x}</p><footer>{name}<br>{footer}</footer></main></body></html>\n"
+<style>{style}</style></head><body><main>{logo}<h1>{title}</h1>{header}<p>{host}</p><p>{reason}</p>{}\
+<p class=\"reference\">Reference {reference:016x}</p>{footer}</main></body></html>\n",
+        contact.unwrap_or_default()
     )
+}
+
+fn element(tag: &str, text: &str) -> String {
+    match text.is_empty() {
+        true => String::new(),
+        false => format!("<{tag}>{}</{tag}>", escaped(text)),
+    }
+}
+
+/// A letter to the operator that is written already (RFC 6068). It leaves only if the person sends it.
+fn contact(page: &Page<'_>, brand: &Brand) -> Option<String> {
+    let address = brand.mail_address.as_ref().filter(|_| !page.letter.is_empty())?;
+    let line = |label: &str, text: &str| format!("{label}: {}\r\n", one_line(text));
+    let mut body: String = page.letter.iter().map(|(label, text)| line(label, text)).collect();
+    body.push_str(&line("Block reason", page.reason));
+    body.push_str(&line("Reference", &format!("{:016x}", page.reference.0)));
+    Some(format!("mailto:{address}?subject={}&body={}", percent_encoded(&brand.mail_subject), percent_encoded(&body)))
 }
 
 fn plain(page: &Page<'_>, brand: &Brand) -> String {
     let (title, reason, host) = (one_line(page.title), one_line(page.reason), one_line(page.host));
-    format!("{}: {title}\n{host}\n{reason}\nReference {:016x}\n", one_line(&brand.name), page.reference.0)
+    let mut text = format!("{}: {title}\n{host}\n{reason}\nReference {:016x}\n", one_line(&brand.name), page.reference.0);
+    if let Some(address) = brand.mail_address.as_ref().filter(|_| !page.letter.is_empty()) {
+        text.push_str(&format!("Contact {address}\n"));
+    }
+    text
+}
+
+/// Text as one parameter of a query (RFC 3986 section 3.4): what could end it or begin another is escaped.
+pub(crate) fn percent_encoded(text: &str) -> String {
+    let mut out = String::with_capacity(text.len());
+    for byte in text.bytes() {
+        match byte.is_ascii_alphanumeric() || b"-._~@:/".contains(&byte) {
+            true => out.push(char::from(byte)),
+            false => out.push_str(&format!("%{byte:02X}")),
+        }
+    }
+    out
 }
 
 /// A 307 to where the policy sends the client (GW-024, GW-025).
@@ -124,7 +180,7 @@ mod tests {
     use super::*;
 
     fn brand() -> Brand {
-        Brand { name: "Sekisho".into(), footer: "<b>ask</b>".into() }
+        Brand { name: "Sekisho".into(), footer: "<b>ask</b>".into(), ..Brand::default() }
     }
 
     #[test]
@@ -135,6 +191,7 @@ mod tests {
             reason: "<script>alert('x')</script>\n",
             host: "a\"><img src=//evil>",
             reference: TransactionId(255),
+            letter: &[],
         };
         let text = html(&page, &brand());
         for bad in ["<script", "<img", "<b>", "http://", "https://", "src=/"] {
@@ -142,6 +199,29 @@ mod tests {
         }
         assert!(text.contains("00000000000000ff"));
         assert!(plain(&page, &brand()).lines().count() == 4);
+    }
+
+    #[test]
+    fn gw_150_and_gw_153_brand_and_letter_stand_on_the_page() {
+        let brand = Brand {
+            header: "Acme <gate>".into(),
+            footer: String::new(),
+            logo: Some("data:image/png;base64,AA==".into()),
+            background: Some("#102030".into()),
+            mail_address: Some("it@acme.example".into()),
+            mail_subject: "Blocked & why?".into(),
+            ..brand()
+        };
+        let letter = [("Site URL", "https://a.example/?x=1&y=\"2\"\r\nBcc: evil".to_owned()), ("Rule ID", "r1".to_owned())];
+        let page =
+            Page { status: 403, title: "t", reason: "no", host: "a.example", reference: TransactionId(1), letter: &letter };
+        let text = html(&page, &brand);
+        assert!(text.contains("<p>Acme &lt;gate&gt;</p>") && text.contains("body{background:#102030}"), "{text}");
+        assert!(text.contains("<img alt=\"\" src=\"data:image/png;base64,AA==\">") && !text.contains("<footer>"), "{text}");
+        assert!(text.contains("mailto:it@acme.example?subject=Blocked%20%26%20why%3F&amp;body=Site%20URL:%20https://a.example/"));
+        // A line of the letter stays one line, so nothing in a URL becomes a header of the mail.
+        assert!(text.contains("%222%22Bcc:%20evil%0D%0ARule%20ID:%20r1%0D%0ABlock%20reason:%20no%0D%0AReference:"), "{text}");
+        assert!(plain(&page, &brand).ends_with("Contact it@acme.example\n"));
     }
 
     #[test]

@@ -5,29 +5,36 @@ use std::io;
 use std::net::SocketAddr;
 use std::pin::pin;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
-use checkpoint::Checkpoint;
+use checkpoint::{Checkpoint, Credential};
 use http::{HeaderValue, Method, Request, StatusCode};
 use hyper::body::Incoming;
 use hyper::server::conn::{http1 as server1, http2 as server2};
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
-use model::Transport;
+use model::{Identity, Session, Transport};
 use net::authority::Authority;
 use net::framing::{CheckedStream, FramingProblem};
-use net::mint::Minter;
+use net::mint::{Alpn, LeafHost, Minter};
 use net::proxyprotocol::{self, Proxied, TrustedSources};
 use net::transparent::{intercepted_destination, listen_transparent, redirected_destination};
 use net::trust::Trust;
 use net::upstream::{ConnectLimits, Connector, DialGuard, Resolver};
+use rustls::RootCertStore;
+use rustls::pki_types::CertificateDer;
+use rustls::server::WebPkiClientVerifier;
+use rustls::server::danger::ClientCertVerifier;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
 use tokio::time::{sleep, timeout};
+use tokio_rustls::TlsAcceptor;
+use tokio_rustls::server::TlsStream;
 
 use crate::Error;
 use crate::connect::{Arrival, proxied, session_of};
+use crate::context::ContextKey;
 use crate::enforce::Answer;
 use crate::forward::answer;
 use crate::links::{HEAD_BYTES_MAX, HEADER_LIST_BYTES_MAX, HEADERS_MAX};
@@ -35,7 +42,7 @@ use crate::session::{Leg, Road, Shared, canonical_peer};
 use crate::socks;
 use crate::spec::WebGateConfig;
 use crate::spool::Room;
-use crate::stream::ClientStream;
+use crate::stream::{ClientStream, Cut, ProxyStream};
 
 /// TL-12: concurrent streams of one HTTP/2 connection.
 const STREAMS_MAX: u32 = 256;
@@ -56,12 +63,17 @@ pub struct Means {
     /// Listeners of other gates, and exemptions. The gate adds its own listeners.
     pub guard: DialGuard,
     pub limits: ConnectLimits,
+    /// Seals what the target of a redirect is told (GW-156).
+    pub context: Arc<ContextKey>,
+    /// Authorities whose certificates clients may show to the proxy; none where it asks for none.
+    pub client_roots: Vec<CertificateDer<'static>>,
 }
 
 /// Where the gate listens.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Addresses {
     pub proxy: Option<SocketAddr>,
+    pub proxy_tls: Option<SocketAddr>,
     pub socks5: Option<SocketAddr>,
     pub transparent: Option<SocketAddr>,
 }
@@ -79,6 +91,7 @@ pub struct WebGate {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Door {
     Proxy,
+    SecureProxy,
     Socks,
     Transparent,
 }
@@ -87,6 +100,7 @@ impl Door {
     fn as_str(self) -> &'static str {
         match self {
             Door::Proxy => "proxy",
+            Door::SecureProxy => "proxy_tls",
             Door::Socks => "socks5",
             Door::Transparent => "transparent",
         }
@@ -100,6 +114,11 @@ pub async fn bind(config: WebGateConfig, checkpoint: Checkpoint, means: Means) -
     if let Some(address) = config.proxy {
         addresses.proxy = Some(listen(Door::Proxy, address, &mut listeners).await?);
     }
+    let mut proxy_tls = None;
+    if let Some(address) = config.proxy_tls {
+        addresses.proxy_tls = Some(listen(Door::SecureProxy, address, &mut listeners).await?);
+        proxy_tls = Some(TlsAcceptor::from(Arc::new(secure_config(&config, address, &means)?)));
+    }
     if let Some(address) = config.socks5 {
         addresses.socks5 = Some(listen(Door::Socks, address, &mut listeners).await?);
     }
@@ -107,7 +126,9 @@ pub async fn bind(config: WebGateConfig, checkpoint: Checkpoint, means: Means) -
         addresses.transparent = Some(listen(Door::Transparent, address, &mut listeners).await?);
     }
     let mut guard = means.guard;
-    guard.own_listeners.extend([addresses.proxy, addresses.socks5, addresses.transparent].into_iter().flatten());
+    guard
+        .own_listeners
+        .extend([addresses.proxy, addresses.proxy_tls, addresses.socks5, addresses.transparent].into_iter().flatten());
     let (stop, stopping) = watch::channel(false);
     let slots = Arc::new(Semaphore::new(config.connections_max));
     let room = Room::new(config.scan.spool_bytes_max);
@@ -120,13 +141,41 @@ pub async fn bind(config: WebGateConfig, checkpoint: Checkpoint, means: Means) -
         minter: means.minter,
         connector,
         authority: means.authority,
+        context: means.context,
         balancers,
+        proxy_tls,
         transparent: addresses.transparent,
         room,
         via,
         stopping,
     });
     Ok(WebGate { addresses, listeners, shared, slots, stop })
+}
+
+/// TLS to the proxy itself. A certificate of the client's, where it shows one, must be of the configured authorities.
+fn secure_config(config: &WebGateConfig, address: SocketAddr, means: &Means) -> Result<rustls::ServerConfig, Error> {
+    let refuse = |name| move |_| Error::Setting { name, reason: "no listener can be made with it" };
+    let mut names = config.proxy_names.clone();
+    if !address.ip().is_unspecified() {
+        names.push(LeafHost::Address(address.ip()));
+    }
+    let clients = match means.client_roots.is_empty() {
+        true => None,
+        false => Some(client_verifier(&means.client_roots).ok_or(()).map_err(refuse("client_authorities"))?),
+    };
+    let made = means.minter.listener_config(names, Alpn::Http1, clients, SystemTime::now());
+    made.map_err(|_| ()).map_err(refuse("proxy_names"))
+}
+
+fn client_verifier(authorities: &[CertificateDer<'static>]) -> Option<Arc<dyn ClientCertVerifier>> {
+    let mut roots = RootCertStore::empty();
+    for authority in authorities {
+        roots.add(authority.clone()).ok()?;
+    }
+    let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
+    let builder = WebPkiClientVerifier::builder_with_provider(Arc::new(roots), provider);
+    // Who shows none may still prove who it is with a password or a token, or is asked to.
+    builder.allow_unauthenticated().build().ok()
 }
 
 async fn listen(door: Door, address: SocketAddr, listeners: &mut Vec<(Door, TcpListener)>) -> Result<SocketAddr, Error> {
@@ -136,7 +185,7 @@ async fn listen(door: Door, address: SocketAddr, listeners: &mut Vec<(Door, TcpL
             Ok(listener) => Ok(listener),
             Err(_) => TcpListener::bind(address).await,
         },
-        Door::Proxy | Door::Socks => TcpListener::bind(address).await,
+        Door::Proxy | Door::SecureProxy | Door::Socks => TcpListener::bind(address).await,
     };
     let listener = listener.map_err(|source| Error::Listen { address, source })?;
     let bound = listener.local_addr().map_err(|source| Error::Listen { address, source })?;
@@ -203,18 +252,19 @@ async fn enter(door: Door, mut tcp: TcpStream, peer: SocketAddr, shared: Arc<Sha
             let session = session_of(&shared, Transport::Proxy, client, local);
             let stream = ClientStream::new(tcp);
             let cut = stream.cut();
-            let road = Road {
-                shared,
-                session,
-                cut,
-                leg: Leg::Http1,
-                links: Default::default(),
-                tunnel: None,
-                intercepted_port: None,
-                framing: None,
-                slot,
-            };
-            http1(road, stream).await;
+            serve_proxy(shared, session, cut, slot, ProxyStream::Plain(stream)).await;
+        }
+        Door::SecureProxy => {
+            let Some(acceptor) = shared.proxy_tls.clone() else { return };
+            let mut session = session_of(&shared, Transport::Proxy, client, local);
+            let stream = ClientStream::new(tcp);
+            let cut = stream.cut();
+            let accepted = timeout(shared.config.handshake, acceptor.accept(stream)).await;
+            let Ok(Ok(stream)) = accepted else { return crate::events::proxy_handshake_failed() };
+            if let Some(identity) = certified(&shared, &stream) {
+                session.identity = Some(identity);
+            }
+            serve_proxy(shared, session, cut, slot, ProxyStream::Tls(Box::new(stream))).await;
         }
         Door::Socks => {
             let session = session_of(&shared, Transport::Socks, client, local);
@@ -230,6 +280,30 @@ async fn enter(door: Door, mut tcp: TcpStream, peer: SocketAddr, shared: Arc<Sha
             Arrival { shared, session, cut, host, port: destination.port(), slot }.run(stream).await;
         }
     }
+}
+
+async fn serve_proxy(shared: Arc<Shared>, session: Session, cut: Cut, slot: Slot, stream: ProxyStream) {
+    let road = Road {
+        shared,
+        session,
+        cut,
+        leg: Leg::Http1,
+        links: Default::default(),
+        tunnel: None,
+        intercepted_port: None,
+        framing: None,
+        is_secure: matches!(stream, ProxyStream::Tls(_)),
+        slot,
+    };
+    http1(road, stream).await;
+}
+
+/// The user whose certificate the client has shown and the handshake has verified.
+fn certified(shared: &Shared, stream: &TlsStream<ClientStream>) -> Option<Arc<Identity>> {
+    let certificate = stream.get_ref().1.peer_certificates()?.first()?;
+    let digest = aws_lc_rs::digest::digest(&aws_lc_rs::digest::SHA256, certificate);
+    let fingerprint: String = digest.as_ref().iter().map(|byte| format!("{byte:02x}")).collect();
+    shared.checkpoint.identify(&Credential::Certificate { fingerprint: &fingerprint })
 }
 
 fn local_listener(shared: &Shared) -> SocketAddr {
@@ -288,7 +362,7 @@ pub(crate) async fn http1<S: AsyncRead + AsyncWrite + Unpin + Send + 'static>(mu
     if let Err(error) = ended {
         crate::events::client_ended(&error);
     }
-    if let Some(problem) = framing.problem() {
+    if let Some(problem) = framing.problem().filter(|_| !framing.is_in_body()) {
         refused_framing(&road, problem);
     }
 }
@@ -312,11 +386,8 @@ async fn respond(road: Arc<Road>, request: Request<Incoming>) -> Answer {
     answer
 }
 
-/// The event of a request whose head never became one. A bad body ends a transaction that has its own event.
+/// The event of a request whose head never became one. One with a bad body has an event of its own.
 fn refused_framing(road: &Road, problem: FramingProblem) {
-    if matches!(problem, FramingProblem::ChunkSize | FramingProblem::ChunkEnd | FramingProblem::Trailer) {
-        return;
-    }
     let mut passage = road.examine(&road.session);
     passage.fail(problem.as_str());
     crate::enforce::learn_status(&mut passage, 400);

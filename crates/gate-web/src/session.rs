@@ -15,8 +15,10 @@ use net::proxyprotocol::TrustedSources;
 use net::trust::CertificateProblem;
 use net::upstream::Connector;
 use tokio::sync::watch;
+use tokio_rustls::TlsAcceptor;
 
 use crate::connect::{mark_tunnel, resolve};
+use crate::context::ContextKey;
 use crate::links::Links;
 use crate::serve::Slot;
 use crate::spec::WebGateConfig;
@@ -30,8 +32,12 @@ pub(crate) struct Shared {
     pub(crate) minter: Arc<Minter>,
     pub(crate) connector: Connector,
     pub(crate) authority: Arc<net::authority::Authority>,
+    /// Seals what a redirect's target is told.
+    pub(crate) context: Arc<ContextKey>,
     /// Whose PROXY headers are believed.
     pub(crate) balancers: TrustedSources,
+    /// TLS to the proxy itself, where there is such a listener.
+    pub(crate) proxy_tls: Option<TlsAcceptor>,
     /// Where redirected connections arrive.
     pub(crate) transparent: Option<SocketAddr>,
     pub(crate) room: Room,
@@ -70,6 +76,8 @@ pub(crate) struct Road {
     pub(crate) intercepted_port: Option<u16>,
     /// The framing check in front of an HTTP/1 connection.
     pub(crate) framing: Option<FramingHandle>,
+    /// Whether the client speaks TLS to the proxy itself.
+    pub(crate) is_secure: bool,
     pub(crate) slot: Slot,
 }
 
@@ -215,7 +223,7 @@ impl Road {
     }
 
     pub(crate) fn authority_pem(&self) -> Bytes {
-        Bytes::copy_from_slice(self.shared.authority.current().pem.as_bytes())
+        Bytes::from(self.shared.authority.trust_pem())
     }
 }
 

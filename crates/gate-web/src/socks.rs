@@ -20,7 +20,7 @@ pub(crate) async fn enter(shared: Arc<Shared>, mut session: Session, tcp: TcpStr
     let mut stream = ClientStream::new(tcp);
     let proved: Mutex<Option<Arc<Identity>>> = Mutex::default();
     let check = |user: &str, password: &str| {
-        let identity = shared.checkpoint.identify(&Credential::Basic { user, password });
+        let identity = shared.checkpoint.authenticate_blocking(&Credential::Basic { user, password });
         let is_known = identity.is_some();
         *proved.lock().unwrap_or_else(PoisonError::into_inner) = identity;
         is_known

@@ -1,11 +1,12 @@
 //! The settings of the web gate: as written (`WebGateSpec`) and as used (`WebGateConfig`, which holds only valid states).
-//! Each bound says where it comes from. Reading files is the caller's work.
+//! Each bound says where it comes from. The logo is the one file that is read here.
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
 use ipnet::IpNet;
+use net::mint::LeafHost;
 use serde::{Deserialize, Serialize};
 
 use crate::Error;
@@ -39,6 +40,8 @@ const TRICKLE_SECONDS_DEFAULT: u64 = 2;
 const HOLD_SECONDS_DEFAULT: u64 = 5;
 /// All spool files together.
 const SPOOL_BYTES_DEFAULT: u64 = 8 << 30;
+/// The logo stands in every page, so it is small.
+const LOGO_BYTES_MAX: usize = 64 << 10;
 /// The longest setting in seconds, a day, so that no sum of durations overflows.
 const SECONDS_MAX: u64 = 86_400;
 
@@ -70,6 +73,12 @@ pub enum OnFronting {
 pub struct WebGateSpec {
     /// Address of the explicit proxy.
     pub proxy: Option<SocketAddr>,
+    /// Address of the explicit proxy to which clients speak TLS.
+    pub proxy_tls: Option<SocketAddr>,
+    /// Names by which clients know that listener; they stand in its certificate, beside its address.
+    pub proxy_names: Vec<String>,
+    /// A PEM file of authorities. A client that shows a certificate of theirs is the user who has its fingerprint.
+    pub client_authorities: Option<PathBuf>,
     /// Address of the SOCKS5 listener.
     pub socks5: Option<SocketAddr>,
     /// Address to which connections are redirected (TPROXY or REDIRECT).
@@ -95,7 +104,21 @@ pub struct WebGateSpec {
 #[serde(default, deny_unknown_fields)]
 pub struct BrandSpec {
     pub name: String,
+    /// A line above the reason.
+    pub header: String,
+    /// The last line; empty for none.
     pub footer: String,
+    /// An image file: PNG, JPEG, GIF or WebP. It becomes a part of the page.
+    pub logo: Option<PathBuf>,
+    /// `#rrggbb`.
+    pub background_color: Option<String>,
+    /// The operator's mailbox, for a link that opens a letter with what was refused (GW-153).
+    pub mailto_address: Option<String>,
+    pub mailto_subject: String,
+    /// Where refused clients are sent in place of the page; a rule's own redirect comes first.
+    pub redirect_uri: Option<String>,
+    /// Whether that target is told of the event, as a token that only `sekisho reference` can open (GW-156).
+    pub include_context: bool,
 }
 
 /// What is scanned and how bodies are held. Whether a body that cannot be scanned passes is the checkpoint's setting.
@@ -135,6 +158,8 @@ pub struct LimitsSpec {
 #[derive(Clone, Debug)]
 pub struct WebGateConfig {
     pub(crate) proxy: Option<SocketAddr>,
+    pub(crate) proxy_tls: Option<SocketAddr>,
+    pub(crate) proxy_names: Vec<LeafHost>,
     pub(crate) socks5: Option<SocketAddr>,
     pub(crate) transparent: Option<SocketAddr>,
     pub(crate) endpoint: String,
@@ -172,6 +197,9 @@ impl Default for WebGateSpec {
     fn default() -> WebGateSpec {
         WebGateSpec {
             proxy: Some(SocketAddr::from(([127, 0, 0, 1], 8080))),
+            proxy_tls: None,
+            proxy_names: vec!["localhost".to_string()],
+            client_authorities: None,
             socks5: Some(SocketAddr::from(([127, 0, 0, 1], 1080))),
             transparent: None,
             endpoint: "default".to_string(),
@@ -191,7 +219,14 @@ impl Default for BrandSpec {
     fn default() -> BrandSpec {
         BrandSpec {
             name: "Sekisho".to_string(),
+            header: String::new(),
             footer: "If you think that this is wrong, tell your administrator the reference.".to_string(),
+            logo: None,
+            background_color: None,
+            mailto_address: None,
+            mailto_subject: "Blocked page".to_string(),
+            redirect_uri: None,
+            include_context: false,
         }
     }
 }
@@ -230,7 +265,7 @@ impl Default for LimitsSpec {
 impl WebGateConfig {
     /// Checks the settings. The error names the setting and what it may be.
     pub fn resolve(spec: WebGateSpec) -> Result<WebGateConfig, Error> {
-        if spec.proxy.is_none() && spec.socks5.is_none() && spec.transparent.is_none() {
+        if spec.proxy.is_none() && spec.proxy_tls.is_none() && spec.socks5.is_none() && spec.transparent.is_none() {
             return Err(Error::Setting { name: "proxy", reason: "at least one listener is needed" });
         }
         within("limits.connections_max", spec.limits.connections_max as u64, 1, 1 << 20)?;
@@ -238,9 +273,18 @@ impl WebGateConfig {
         for domain in &spec.pac_direct {
             pac_direct.push(pac_domain(domain)?);
         }
+        let names = spec.proxy_names.iter().map(|name| LeafHost::parse(name));
+        let proxy_names = names.collect::<Result<Vec<_>, _>>();
+        let proxy_names =
+            proxy_names.map_err(|_| Error::Setting { name: "proxy_names", reason: "a name is neither a host nor an address" })?;
+        if spec.client_authorities.is_some() && spec.proxy_tls.is_none() {
+            return Err(Error::Setting { name: "client_authorities", reason: "certificates are asked for on `proxy_tls` alone" });
+        }
         let limits = &spec.limits;
         Ok(WebGateConfig {
             proxy: spec.proxy,
+            proxy_tls: spec.proxy_tls,
+            proxy_names,
             socks5: spec.socks5,
             transparent: spec.transparent,
             endpoint: spec.endpoint,
@@ -249,7 +293,7 @@ impl WebGateConfig {
             pac_direct,
             leave_pinned_alone: spec.leave_pinned_alone,
             on_fronting: spec.on_fronting,
-            brand: crate::page::Brand { name: spec.brand.name, footer: spec.brand.footer },
+            brand: brand(spec.brand)?,
             scan: ScanConfig::resolve(spec.scan)?,
             connections_max: limits.connections_max,
             handshake: seconds("limits.handshake_seconds", limits.handshake_seconds)?,
@@ -280,6 +324,56 @@ impl ScanConfig {
             spool_bytes_max: spec.spool_bytes_max,
         })
     }
+}
+
+/// Checks every part that becomes markup, style or a link.
+fn brand(spec: BrandSpec) -> Result<crate::page::Brand, Error> {
+    let refuse = |name, reason| Error::Setting { name, reason };
+    let is_colour = |text: &String| {
+        text.strip_prefix('#')
+            .is_some_and(|digits| [3, 6].contains(&digits.len()) && digits.bytes().all(|b| b.is_ascii_hexdigit()))
+    };
+    if spec.background_color.as_ref().is_some_and(|colour| !is_colour(colour)) {
+        return Err(refuse("brand.background_color", "not a colour such as #f3f1ec"));
+    }
+    let is_address = |text: &String| {
+        let plain = text.bytes().all(|byte| byte.is_ascii_alphanumeric() || b".-_+@".contains(&byte));
+        plain && text.split_once('@').is_some_and(|(user, host)| !user.is_empty() && !host.is_empty() && !host.contains('@'))
+    };
+    if spec.mailto_address.as_ref().is_some_and(|address| !is_address(address)) {
+        return Err(refuse("brand.mailto_address", "not an address such as help@example.com"));
+    }
+    let is_target = |uri: &String| {
+        let rest = ["https://", "http://"].iter().find_map(|scheme| uri.strip_prefix(scheme));
+        rest.is_some_and(|rest| !rest.is_empty()) && uri.bytes().all(|byte| byte.is_ascii_graphic())
+    };
+    if spec.redirect_uri.as_ref().is_some_and(|uri| !is_target(uri)) {
+        return Err(refuse("brand.redirect_uri", "not an absolute http or https URL"));
+    }
+    Ok(crate::page::Brand {
+        name: spec.name,
+        header: spec.header,
+        footer: spec.footer,
+        logo: spec.logo.map(|path| logo(&path)).transpose()?,
+        background: spec.background_color,
+        mail_address: spec.mailto_address,
+        mail_subject: spec.mailto_subject,
+        redirect: spec.redirect_uri.map(|uri| (uri, spec.include_context)),
+    })
+}
+
+/// An image as a `data:` URL. Formats that may hold scripts are not among those accepted.
+fn logo(path: &std::path::Path) -> Result<String, Error> {
+    use base64::Engine;
+    let refuse = |reason| Error::Setting { name: "brand.logo", reason };
+    let bytes = std::fs::read(path).map_err(|_| refuse("the file cannot be read"))?;
+    if bytes.len() > LOGO_BYTES_MAX {
+        return Err(refuse("larger than 64 KiB"));
+    }
+    let kinds: [(&[u8], &str); 4] = [(b"\x89PNG\r\n", "png"), (b"\xff\xd8\xff", "jpeg"), (b"GIF8", "gif"), (b"RIFF", "webp")];
+    let kind = kinds.iter().find(|(magic, _)| bytes.starts_with(magic)).map(|(_, kind)| *kind);
+    let kind = kind.ok_or_else(|| refuse("neither PNG, JPEG, GIF nor WebP"))?;
+    Ok(format!("data:image/{kind};base64,{}", base64::engine::general_purpose::STANDARD.encode(bytes)))
 }
 
 fn within(name: &'static str, value: u64, least: u64, most: u64) -> Result<(), Error> {
@@ -321,9 +415,15 @@ mod tests {
         };
         assert_eq!(named(|_| ()), "accepted");
         assert_eq!(named(|s| (s.proxy, s.socks5) = (None, None)), "proxy");
+        assert_eq!(named(|s| s.proxy_names = vec!["a b".into()]), "proxy_names");
+        assert_eq!(named(|s| s.client_authorities = Some("ca.pem".into())), "client_authorities");
         assert_eq!(named(|s| s.scan.hold_bytes = 0), "scan.hold_bytes");
         assert_eq!(named(|s| s.scan.file_bytes_max = 1), "scan.file_bytes_max");
         assert_eq!(named(|s| s.limits.header_seconds = 0), "limits.header_seconds");
+        assert_eq!(named(|s| s.brand.background_color = Some("red;}".into())), "brand.background_color");
+        assert_eq!(named(|s| s.brand.mailto_address = Some("a@b?bcc=c".into())), "brand.mailto_address");
+        assert_eq!(named(|s| s.brand.redirect_uri = Some("javascript:x".into())), "brand.redirect_uri");
+        assert_eq!(named(|s| s.brand.logo = Some("/nowhere.svg".into())), "brand.logo");
         assert_eq!(named(|s| s.pac_direct = vec!["a\"); alert(1)//".into()]), "pac_direct");
     }
 

@@ -11,6 +11,7 @@ use std::task::{Context, Poll};
 use bytes::{Buf, Bytes};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
+use tokio_rustls::server::TlsStream;
 
 /// Whether the connection is to end with a reset. Shared between the socket and whoever decides.
 #[derive(Clone, Debug, Default)]
@@ -95,6 +96,59 @@ impl AsyncWrite for ClientStream {
             // An orderly FIN would tell the client that the download is complete.
             Some(error) => Poll::Ready(Err(error)),
             None => Pin::new(&mut self.tcp).poll_shutdown(cx),
+        }
+    }
+}
+
+/// The client's side of the explicit proxy: plain, or inside TLS to the proxy itself.
+#[derive(Debug)]
+pub(crate) enum ProxyStream {
+    Plain(ClientStream),
+    Tls(Box<TlsStream<ClientStream>>),
+}
+
+impl AsyncRead for ProxyStream {
+    fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buffer: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        match self.get_mut() {
+            ProxyStream::Plain(stream) => Pin::new(stream).poll_read(cx, buffer),
+            ProxyStream::Tls(stream) => Pin::new(stream).poll_read(cx, buffer),
+        }
+    }
+}
+
+impl AsyncWrite for ProxyStream {
+    fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+        match self.get_mut() {
+            ProxyStream::Plain(stream) => Pin::new(stream).poll_write(cx, bytes),
+            ProxyStream::Tls(stream) => Pin::new(stream).poll_write(cx, bytes),
+        }
+    }
+
+    fn poll_write_vectored(self: Pin<&mut Self>, cx: &mut Context<'_>, slices: &[io::IoSlice<'_>]) -> Poll<io::Result<usize>> {
+        match self.get_mut() {
+            ProxyStream::Plain(stream) => Pin::new(stream).poll_write_vectored(cx, slices),
+            ProxyStream::Tls(stream) => Pin::new(stream).poll_write_vectored(cx, slices),
+        }
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        match self {
+            ProxyStream::Plain(stream) => stream.is_write_vectored(),
+            ProxyStream::Tls(stream) => stream.is_write_vectored(),
+        }
+    }
+
+    fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        match self.get_mut() {
+            ProxyStream::Plain(stream) => Pin::new(stream).poll_flush(cx),
+            ProxyStream::Tls(stream) => Pin::new(stream).poll_flush(cx),
+        }
+    }
+
+    fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        match self.get_mut() {
+            ProxyStream::Plain(stream) => Pin::new(stream).poll_shutdown(cx),
+            ProxyStream::Tls(stream) => Pin::new(stream).poll_shutdown(cx),
         }
     }
 }

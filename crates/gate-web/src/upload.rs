@@ -6,13 +6,13 @@ use checkpoint::Passage;
 use http::request::Parts;
 use http_body_util::BodyExt;
 use hyper::body::{Body, Incoming};
-use model::{Action, Disposition, FieldId, Question, Station, Value};
+use model::{Action, Destination, Disposition, FieldId, Question, Station, Value};
 use tokio::time::timeout;
 
 use crate::body::{Feeder, Uploaded, WebBody};
-use crate::download::{self, Looked};
+use crate::download;
 use crate::enforce::{self, Answer, Asker};
-use crate::headers::{disposition_name, media_type, path_name};
+use crate::headers::{disposition_name, is_readable_coding, media_type, path_name};
 use crate::session::Road;
 use crate::sniff;
 use crate::spool::Spool;
@@ -51,10 +51,11 @@ pub(crate) async fn take(road: &Road, asker: &Asker, mut passage: Passage, parts
         return Outcome::Passes(passage, body, uploaded);
     }
     match collect(road, &mut incoming).await {
-        Collected::Whole(spool) => judged(road, asker, passage, parts, spool).await,
+        Collected::Whole(spool) => judged(road, passage, parts, spool).await,
         Collected::TooLarge(spool) => too_large(road, asker, passage, spool, incoming).await,
         Collected::Failed(failure) => {
-            passage.fail(failure);
+            let problem = road.framing.as_ref().and_then(net::framing::FramingHandle::problem);
+            passage.fail(problem.map_or(failure, |problem| problem.as_str()));
             passage.finish(Disposition::Error);
             Outcome::Ends(Err(enforce::Reset))
         }
@@ -90,23 +91,21 @@ async fn add(spool: &mut Spool, chunk: Bytes, scan: &crate::spec::ScanConfig) ->
     spool.push(chunk).await
 }
 
-async fn judged(road: &Road, asker: &Asker, mut passage: Passage, parts: &Parts, mut spool: Spool) -> Outcome {
+async fn judged(road: &Road, mut passage: Passage, parts: &Parts, mut spool: Spool) -> Outcome {
     let name = disposition_name(&parts.headers).or_else(|| path_name(parts.uri.path())).unwrap_or_default();
-    let looked = match form_head(&parts.headers) {
+    match form_head(&parts.headers) {
         Some(head) => download::look_behind(&road.shared, &mut passage, &mut spool, &name, head).await,
-        None => download::look(&road.shared, &mut passage, &mut spool, &name).await,
-    };
-    match looked {
-        // A hit makes the checkpoint refuse the permit that is asked for next.
-        Looked::MayPass => {
-            let uploaded = Uploaded::new(spool.bytes().into());
-            Outcome::Passes(passage, released(spool), uploaded)
-        }
-        Looked::Unscannable => {
-            passage.count(spool.bytes(), 0);
-            Outcome::Ends(Ok(enforce::bad_request(road, asker, passage, 403, "unscannable", download::UNSCANNABLE_REASON)))
-        }
+        None => download::look(&mut passage, &mut spool, &name).await,
     }
+    // What was read is scanned, but a part says nothing of the whole, and a coding that cannot be undone hides all of it.
+    if parts.headers.contains_key(http::header::CONTENT_RANGE) {
+        passage.unscanned("partial_content");
+    } else if !is_readable_coding(&parts.headers) {
+        passage.unscanned("content_coding");
+    }
+    // A hit, or a body that could not be scanned where that fails closed, is refused by the permit that is asked for next.
+    let uploaded = Uploaded::new(spool.bytes().into());
+    Outcome::Passes(passage, released(spool), uploaded)
 }
 
 /// A form with files is a MIME message whose head has travelled in HTTP (RFC 7578). With its head in front again the scanner
@@ -118,8 +117,10 @@ fn form_head(headers: &http::HeaderMap) -> Option<Vec<u8>> {
 }
 
 async fn too_large(road: &Road, asker: &Asker, mut passage: Passage, spool: Spool, incoming: Incoming) -> Outcome {
-    if !download::passes_unscanned(&road.shared, &mut passage, "too_large") {
-        return Outcome::Ends(Ok(enforce::bad_request(road, asker, passage, 413, "unscannable", download::UNSCANNABLE_REASON)));
+    passage.unscanned("too_large");
+    if let Err(refusal) = passage.permit(Destination::Client) {
+        passage.count(spool.bytes(), 0);
+        return Outcome::Ends(Ok(enforce::refuse(road, asker, passage, &refusal)));
     }
     let uploaded = Uploaded::new(spool.bytes().into());
     let length = incoming.size_hint().exact().map(|rest| rest + spool.bytes());

@@ -73,6 +73,7 @@ pub(crate) async fn open(
     if !strip_connection_fields(&mut parts.headers) {
         return Err(enforce::Reset);
     }
+    parts.headers.remove(header::ALT_SVC);
     mark_upgrade(&mut parts.headers);
     let mut answer = Response::new(WebBody::empty());
     *answer.status_mut() = parts.status;

@@ -18,6 +18,15 @@ fn rule(name: &str, action: &str, when: &str, settings: &str) -> String {
     format!("[[rule]]\nname = \"{name}\"\ngate = \"web\"\naction = \"{action}\"\nwhen = '{when}'\n{settings}\n")
 }
 
+/// A token, and a document with its user.
+fn token() -> String {
+    checkpoint::token_of(&"a".repeat(checkpoint::TOKEN_SECRET_CHARS))
+}
+
+fn user() -> String {
+    format!("[[user]]\nemail = \"ann@example.com\"\ntokens = [\"{}\"]\n", checkpoint::secret_digest(&token()))
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn malware_over_plain_http_is_reset_and_named_in_the_event() {
     let world = World::new("").await;
@@ -152,6 +161,7 @@ async fn a_blocked_host_gets_a_page_with_reason_and_reference() {
     assert_eq!(world.seen.requests.load(Ordering::Relaxed), 0);
 }
 
+/// GW-151: the documented pairs of original and target, and what `include_context` adds.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn redirects_follow_gw_151() {
     let target = "https://c.example/redirect-path?querystring=Y";
@@ -167,15 +177,120 @@ async fn redirects_follow_gw_151() {
             "/path/to/page?querystring=X&k=1",
             "https://c.example/redirect-path/path/to/page?querystring=Y&k=1",
         ),
-        (", include_context = true", "/p", "https://c.example/redirect-path?querystring=Y&sekisho_reference="),
     ] {
         let settings = format!("settings = {{ redirect = {{ target_uri = \"{target}\"{flags} }} }}");
         let world = World::new(&rule("away", "redirect", "http.request.host == \"site.example\"", &settings)).await;
         let reply = world.plain_get(path).await.unwrap();
         assert_eq!(reply.status, 307);
-        assert!(reply.headers["location"].to_str().unwrap().starts_with(expected), "{:?}", reply.headers);
+        assert_eq!(reply.headers["location"], expected);
         assert_eq!(text(&world.events(1).await[0], FieldId::VerdictOutcome), "corrected");
     }
+}
+
+/// GW-156: the target is told nothing that it can read, and the operator opens what it was told to the event.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn gw_156_the_context_of_a_redirect_is_a_token_for_the_operator_alone() {
+    let target = "https://c.example/redirect-path?querystring=Y";
+    for (action, flags, start) in [
+        (
+            "redirect",
+            ", preserve_path_and_query = true, include_context = true",
+            "https://c.example/redirect-path/path/secret?querystring=Y&k=1&sekisho_context=",
+        ),
+        ("block", ", include_context = true", "https://c.example/redirect-path?querystring=Y&sekisho_context="),
+    ] {
+        let settings = format!("settings = {{ redirect = {{ target_uri = \"{target}\"{flags} }} }}");
+        let policy = rule("away", action, "http.request.host == \"site.example\"", &settings) + &user();
+        let world = World::new(&policy).await;
+        let reply = world.plain_get_as(&token(), "/path/secret?querystring=X&k=1").await.unwrap();
+        let location = reply.headers["location"].to_str().unwrap();
+        let sealed = location.strip_prefix(start).unwrap_or_else(|| panic!("{location}"));
+        assert!(!sealed.contains("secret") && !sealed.contains("ann"), "{sealed}");
+        let event = &world.events(1).await[0];
+        let opened = support::context_key().open(sealed).unwrap();
+        assert_eq!(format!("{:016x}", opened.reference), text(event, FieldId::Reference));
+        assert_eq!(text(event, FieldId::UserEmail), "ann@example.com");
+        assert_eq!(text(event, FieldId::RedirectTarget), location);
+    }
+}
+
+/// GW-152, asked for by the name of its danger: the last two pairs of GW-151 word for word.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn gw_152_plain_context_uses_the_documented_parameters() {
+    let target = "https://c.example/redirect-path?querystring=Y";
+    for (action, flags, start) in [
+        (
+            "redirect",
+            ", preserve_path_and_query = true",
+            "https://c.example/redirect-path/path/to/page?querystring=Y&k=1&cf_user_email=ann@example.com&cf_site_uri=",
+        ),
+        ("block", "", "https://c.example/redirect-path?querystring=Y&cf_user_email=ann@example.com&cf_site_uri="),
+    ] {
+        let settings = format!("settings = {{ redirect = {{ target_uri = \"{target}\", danger_plain_context = true{flags} }} }}");
+        let policy = rule("away", action, "http.request.host == \"site.example\"", &settings) + &user();
+        let world = World::new(&policy).await;
+        let reply = world.plain_get_as(&token(), "/path/to/page?querystring=X&k=1").await.unwrap();
+        let location = reply.headers["location"].to_str().unwrap();
+        assert!(location.starts_with(start), "{location}");
+        for parameter in ["cf_source_ip=127.0.0.1", "cf_rule_id=away", "cf_filter=http", "%3Fquerystring%3DX%26k%3D1"] {
+            assert!(location.contains(parameter), "{parameter}: {location}");
+        }
+    }
+}
+
+/// GW-024, GW-150: a rule's own target, then the installation's, then the page.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn gw_150_an_installation_may_send_all_refused_clients_elsewhere() {
+    let policy = rule("plain", "block", "http.request.uri.path == \"/plain\"", "")
+        + &rule(
+            "own",
+            "block",
+            "http.request.uri.path == \"/own\"",
+            "settings = { redirect = { target_uri = \"https://own.example/\" } }",
+        );
+    let world = World::with(&policy, |spec| {
+        spec.brand.redirect_uri = Some("https://acme.example/blocked".into());
+        spec.brand.include_context = true;
+    })
+    .await;
+    let reply = world.plain_get("/plain").await.unwrap();
+    assert_eq!(reply.status, 307);
+    assert!(reply.headers["location"].to_str().unwrap().starts_with("https://acme.example/blocked?sekisho_context=skx_"));
+    assert_eq!(world.plain_get("/own").await.unwrap().headers["location"], "https://own.example/");
+    for event in world.events(2).await {
+        assert_eq!(text(&event, FieldId::VerdictOutcome), "blocked");
+    }
+}
+
+/// GW-150, GW-153: the operator's brand, and a letter that names what was refused.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn gw_153_the_page_writes_a_letter_to_the_operator() {
+    let policy =
+        rule("no-play", "block", "http.request.host == \"site.example\"", "settings = { block_reason = \"not here\" }") + &user();
+    let world = World::with(&policy, |spec| {
+        spec.brand.name = "Acme".into();
+        spec.brand.mailto_address = Some("it@acme.example".into());
+    })
+    .await;
+    let mut request = world.plain_request("/play?level=1");
+    request.headers_mut().insert("accept", "text/html".parse().unwrap());
+    request.headers_mut().insert("proxy-authorization", format!("Bearer {}", token()).parse().unwrap());
+    let page = http1(Box::new(TcpStream::connect(world.proxy).await.unwrap())).await.send(request).await.unwrap().text();
+    let reference = text(&world.events(1).await[0], FieldId::Reference);
+    let site = format!("Site%20URL:%20http://site.example:{}/play%3Flevel%3D1", world.plain.port());
+    for part in [
+        "- Acme</title>",
+        "mailto:it@acme.example?subject=",
+        &site,
+        "Source%20IP:%20127.0.0.1",
+        "Rule%20ID:%20no-play",
+        "User:%20ann@example.com",
+        "Block%20reason:%20not%20here",
+        &reference,
+    ] {
+        assert!(page.contains(part), "{part}: {page}");
+    }
+    assert!(!page.contains("<script") && !page.contains("src=\"http"), "{page}");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -321,7 +436,7 @@ async fn a_client_that_leaves_within_a_body_leaves_one_event() {
     let stream = world.tunnel("site.example", world.tls.port(), &["http/1.1"]).await.unwrap();
     let mut client = http1(Box::new(stream)).await;
     let host = format!("site.example:{}", world.tls.port());
-    let mut response = client.raw(get(&host, "/large.bin")).await.unwrap();
+    let mut response = client.raw(get(&host, "/huge.bin")).await.unwrap();
     assert!(response.body_mut().frame().await.unwrap().is_ok());
     drop(response);
     drop(client);

@@ -12,6 +12,7 @@ use crate::catalogue::{Application, ApplicationMatch, Catalogue, Relation};
 use crate::entries::Scope;
 use crate::geography::Geography;
 use crate::list::{canonical_url, sha256_bytes};
+use crate::pinned::Pinned;
 use crate::ranges::{Range, Ranges, parse_range};
 use crate::snapshot::{Applications, Aspects, Compiled, Kind, NamedList, Set, Snapshot};
 use crate::table::Table;
@@ -26,6 +27,7 @@ pub struct Builder {
     lists: Vec<NamedList>,
     brands: Vec<Brand>,
     geography: Geography,
+    pinned: Vec<Pinned>,
     omitted: usize,
 }
 
@@ -99,6 +101,12 @@ impl Builder {
         self
     }
 
+    /// Sets the applications that accept only their makers' own certificates.
+    pub fn pinned(&mut self, pinned: Vec<Pinned>) -> &mut Builder {
+        self.pinned = pinned;
+        self
+    }
+
     /// Sets the file that says where addresses are.
     pub fn geography(&mut self, geography: Geography) -> &mut Builder {
         self.geography = geography;
@@ -118,10 +126,12 @@ impl Builder {
     }
 
     pub fn build(self) -> Snapshot {
-        let Builder { catalogue, lists, brands, geography, omitted } = self;
+        let Builder { catalogue, lists, brands, geography, pinned, omitted } = self;
         let mut compiling = Compiling::new(omitted);
         compiling.digest.update(format!("{brands:?}\n").as_bytes());
         compiling.digest.update(format!("{:?}\n", geography.description()).as_bytes());
+        compiling.digest.update(format!("{pinned:?}\n").as_bytes());
+        compiling.compiled.pinned = by_host(pinned);
         compiling.compiled.brands = brands.into();
         compiling.compiled.geography = geography;
         for (number, list) in lists.into_iter().enumerate() {
@@ -130,6 +140,15 @@ impl Builder {
         compiling.applications(&catalogue.applications);
         Snapshot(Arc::new(compiling.finish()))
     }
+}
+
+fn by_host(pinned: Vec<Pinned>) -> HashMap<String, Arc<str>> {
+    let mut by_host = HashMap::new();
+    for Pinned { application, hosts, .. } in pinned {
+        let application: Arc<str> = application.into();
+        by_host.extend(hosts.into_iter().map(|host| (host, Arc::clone(&application))));
+    }
+    by_host
 }
 
 /// A name taken out of one list.
@@ -391,13 +410,17 @@ fn applications(mut matches: Vec<ApplicationMatch>) -> Applications {
     matches.sort_by_key(|found| (found.application.id, found.relation));
     matches.dedup_by_key(|found| found.application.id);
     let own = || matches.iter().filter(|found| found.relation == Relation::Own);
+    let support = || matches.iter().filter(|found| found.relation == Relation::Support);
     Applications {
         ids: unique(matches.iter().map(|found| found.application.id).collect()),
         own_ids: unique(own().map(|found| found.application.id).collect()),
+        support_ids: unique(support().map(|found| found.application.id).collect()),
         type_ids: unique(matches.iter().map(|found| found.application.type_id).collect()),
         own_type_ids: unique(own().map(|found| found.application.type_id).collect()),
         names: matches.iter().map(|found| Arc::clone(&found.application.name)).collect(),
+        own_names: own().map(|found| Arc::clone(&found.application.name)).collect(),
         statuses: matches.iter().map(|found| Arc::clone(&found.application.status)).collect(),
+        own_statuses: own().map(|found| Arc::clone(&found.application.status)).collect(),
         matches: matches.into(),
     }
 }

@@ -1,5 +1,6 @@
 //! Applications that accept only their maker's own certificates. Decrypting them breaks them, so they are left alone by
-//! the shipped rule; each host carries the reason that the record shows (CX-04).
+//! the gate unless the operator asks otherwise, and the record says so (CX-04). The one list of them is here; gates ask for it
+//! through the checkpoint.
 
 use serde::Deserialize;
 

@@ -6,6 +6,7 @@
 //! (CT-06). An exception of a list takes a name, and all below it, out of that list only: somebody's allow rule for an
 //! advertising list never hides what a malware list says.
 
+use std::collections::HashMap;
 use std::net::IpAddr;
 use std::sync::Arc;
 
@@ -87,10 +88,13 @@ pub struct Applications {
     pub matches: Arc<[ApplicationMatch]>,
     pub ids: Arc<[i64]>,
     pub own_ids: Arc<[i64]>,
+    pub support_ids: Arc<[i64]>,
     pub type_ids: Arc<[i64]>,
     pub own_type_ids: Arc<[i64]>,
     pub names: Arc<[Arc<str>]>,
+    pub own_names: Arc<[Arc<str>]>,
     pub statuses: Arc<[Arc<str>]>,
+    pub own_statuses: Arc<[Arc<str>]>,
 }
 
 #[derive(Debug, Default)]
@@ -102,6 +106,7 @@ pub(crate) struct Compiled {
     pub sets: Vec<Set>,
     pub brands: Box<[Brand]>,
     pub geography: Geography,
+    pub pinned: HashMap<String, Arc<str>>,
     pub definitions: String,
     pub entries: usize,
     pub omitted: usize,
@@ -174,6 +179,11 @@ impl Snapshot {
     /// Where an address is, by the operator's file. Allocates nothing.
     pub fn place(&self, ip: IpAddr) -> Place<'_> {
         self.0.geography.place(ip)
+    }
+
+    /// The application that accepts only its maker's own certificates at this host, if one does.
+    pub fn pinned(&self, host: &str) -> Option<&Arc<str>> {
+        model::name::parents(host).find_map(|name| self.0.pinned.get(name))
     }
 
     /// The names whose imitations are looked for.

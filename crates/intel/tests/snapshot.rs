@@ -146,7 +146,9 @@ fn shared_hosts_are_nobodys_own() {
 #[test]
 fn the_catalogues_that_ship_are_whole() {
     let catalogue = Catalogue::embedded().expect("the catalogue that ships");
-    assert!(catalogue.applications.len() >= 60);
+    assert!(catalogue.applications.len() >= 400);
+    let slack = catalogue.named("Slack").expect("Slack");
+    assert!(slack.hosts.iter().any(|host| **host == *"slack-core.com"), "the second file adds to the first");
     let pinned = intel::pinned::embedded().expect("the list that ships");
     for application in &pinned {
         assert!(!application.reason.is_empty() && !application.hosts.is_empty(), "{}", application.application);
@@ -161,8 +163,28 @@ fn a_catalogue_with_a_mistake_is_refused() {
         ("undeclared type", "[[application]]\nid = 1\nname = \"a\"\ntype = 2\nhosts = [\"a.example\"]\n"),
         ("no hosts", "[[application]]\nid = 1\nname = \"a\"\ntype = 1\nhosts = []\n"),
         ("upper case", "[[application]]\nid = 1\nname = \"a\"\ntype = 1\nhosts = [\"A.example\"]\n"),
+        (
+            "a second name",
+            "[[application]]\nid = 1\nname = \"a\"\ntype = 1\nhosts = [\"a.example\"]\n[[application]]\nid = 1\nname = \"b\"\nhosts = [\"b.example\"]\n",
+        ),
+        ("no name and no such number", "[[application]]\nid = 1\nhosts = [\"a.example\"]\n"),
+        ("a name without a type", "[[application]]\nid = 1\nname = \"a\"\nhosts = [\"a.example\"]\n"),
         ("unknown key", "[[application]]\nid = 1\nname = \"a\"\ntype = 1\nhosts = [\"a.example\"]\nowner = 1\n"),
     ] {
         assert!(Catalogue::parse(&format!("{head}{body}")).is_err(), "{problem}");
     }
+}
+
+/// TL-05: only the host and what is below it.
+#[test]
+fn pinned_hosts_are_known_with_their_application() {
+    let mut builder = Snapshot::builder();
+    builder.pinned(intel::pinned::embedded().expect("the list that ships"));
+    let snapshot = builder.build();
+    assert_eq!(snapshot.pinned("chat.signal.org").map(|name| &**name), Some("Signal"));
+    assert_eq!(snapshot.pinned("1.push.apple.com").map(|name| &**name), Some("Apple push notifications"));
+    for other in ["signal.org", "notwhatsapp.net", "whatsapp.net.evil.example", "apple.com"] {
+        assert_eq!(snapshot.pinned(other), None, "{other}");
+    }
+    assert_ne!(snapshot.definitions(), Snapshot::builder().build().definitions());
 }

@@ -196,7 +196,9 @@ fields! {
     /// TLS version towards the origin.
     OriginTlsVersion "tls.origin.version" Text [Web Request] "tls_origin_version" "unmapped.tls_origin_version" "" "" [];
     /// What was wrong with the origin's certificate: `expired`, `unknown_issuer`.
-    CertificateProblem "tls.origin.problem" Text [Web Request] "tls_problem" "tls.alert" "" "UntrustedCertificateAction" [];
+    CertificateProblem "tls.origin.problem" Text [Web Request] "tls_problem" "tls.alert" "" "" [];
+    /// What was done about it: `error`, `block` or `passThrough`; empty where there was nothing wrong (GW-031).
+    UntrustedAction "tls.origin.untrusted_action" Text [Web Record] "untrusted_cert_action" "unmapped.untrusted_cert_action" "" "UntrustedCertificateAction" [];
     /// Why the bytes were not inspected; empty where they were (CX-04).
     BypassReason "tls.bypass_reason" Text [Web Record, L4 Record] "bypass_reason" "unmapped.bypass_reason" "" "" [];
 
@@ -225,14 +227,24 @@ fields! {
     HttpContentCategory "http.request.uri.content_category" Ints [Web Handshake] "content_category_ids" "http_request.url.category_ids" "" "CategoryIDs" ["http.conn.content_category"];
     /// Security categories of the host.
     HttpSecurityCategory "http.request.uri.security_category" Ints [Web Handshake] "security_category_ids" "http_request.url.category_ids" "" "CategoryIDs" ["http.conn.security_category"];
+    /// Applications that the host belongs to or that need it, by number. A rule that refuses reads `app.hosts_ids` in its place (ON-09).
+    AppIds "app.ids" Ints [Dns Question, Web Handshake, L4 FirstBytes] "app_ids" "unmapped.app_ids" "" "ApplicationIDs" [];
     /// Applications that own the host, by number.
-    AppIds "app.ids" Ints [Dns Question, Web Handshake, L4 FirstBytes] "app_ids" "unmapped.app_ids" "" "ApplicationIDs" ["app.hosts_ids" "app.supports_ids"];
-    /// Types of those applications, by number.
+    AppOwnIds "app.hosts_ids" Ints [Dns Question, Web Handshake, L4 FirstBytes] "" "unmapped.app_ids" "" "" [];
+    /// Applications that need the host and share it with others, by number.
+    AppSupportIds "app.supports_ids" Ints [Dns Question, Web Handshake, L4 FirstBytes] "" "unmapped.app_ids" "" "" [];
+    /// Types of the applications of `app.ids`, by number. A rule that refuses reads `app.type.hosts_ids` in its place.
     AppTypeIds "app.type.ids" Ints [Dns Question, Web Handshake, L4 FirstBytes] "" "unmapped.app_type_ids" "" "" [];
-    /// Names of those applications.
+    /// Types of the applications that own the host, by number.
+    AppOwnTypeIds "app.type.hosts_ids" Ints [Dns Question, Web Handshake, L4 FirstBytes] "" "unmapped.app_type_ids" "" "" [];
+    /// Names of the applications of `app.ids`. A rule that refuses reads `app.hosts_names` in its place.
     AppNames "app.names" Texts [Dns Question, Web Handshake, L4 FirstBytes] "app_name" "app_name" "" "ApplicationNames" [];
-    /// Review states of those applications: `approved`, `unreviewed`.
+    /// Names of the applications that own the host.
+    AppOwnNames "app.hosts_names" Texts [Dns Question, Web Handshake, L4 FirstBytes] "" "app_name" "" "" [];
+    /// Review states of the applications of `app.ids`: `approved`, `unreviewed`. A rule that refuses reads `app.hosts_statuses` in its place.
     AppStatuses "app.statuses" Texts [Dns Question, Web Handshake, L4 FirstBytes] "" "unmapped.app_statuses" "" "ApplicationStatuses" [];
+    /// Review states of the applications that own the host.
+    AppOwnStatuses "app.hosts_statuses" Texts [Dns Question, Web Handshake, L4 FirstBytes] "" "unmapped.app_statuses" "" "" [];
     /// Which body is in hand: `upload` or `download`.
     BodyPhase "http.body_phase" Text [Web RequestBody] "body_phase" "unmapped.body_phase" "" "" [];
     /// Media type that the request's Content-Type header claims.

@@ -59,6 +59,22 @@ fn order(compiled: &[CompiledRule]) -> [[Box<[u32]>; QUESTIONS]; GATES] {
     order.map(|questions| questions.map(Vec::into_boxed_slice))
 }
 
+/// Whether what the rule matches is kept from the client.
+fn refuses(action: Action) -> bool {
+    matches!(action, Action::Block | Action::Redirect | Action::Quarantine | Action::Override)
+}
+
+/// ON-09: an application is refused by the hosts that are its own, so that its neighbours keep those that they share.
+fn own_application(field: &mut FieldId) {
+    *field = match *field {
+        FieldId::AppIds => FieldId::AppOwnIds,
+        FieldId::AppTypeIds => FieldId::AppOwnTypeIds,
+        FieldId::AppNames => FieldId::AppOwnNames,
+        FieldId::AppStatuses => FieldId::AppOwnStatuses,
+        other => other,
+    };
+}
+
 fn place(rule: &Rule, part: &'static str) -> Place {
     Place::of(rule.file.as_deref(), format!("rule \"{}\"", rule.name), part)
 }
@@ -192,7 +208,11 @@ impl<'d> Compiler<'d> {
                 Err(problem) => self.problems.push(problem.placed(place(rule, part))),
             }
         }
-        Expression::and(parts)
+        let mut whole = Expression::and(parts);
+        if refuses(rule.action) {
+            whole.change_fields(&own_application);
+        }
+        whole
     }
 
     /// Every field must be seen at the rule's gate, and early enough for its action. Gives the last station.
@@ -345,6 +365,13 @@ impl<'d> Compiler<'d> {
         self.check_unique("location", "name", self.document.locations.iter().map(|at| (&*at.name, at.file.as_deref())));
         let tokens = self.document.locations.iter().filter_map(|at| Some((at.doh_token.as_deref()?, at.file.as_deref())));
         self.check_unique("location", "doh_token", tokens);
+        for user in &self.document.users {
+            if user.password.as_ref().is_some_and(|hash| !hash.starts_with("$argon2id$")) {
+                let message = format!("the password of `{}` is not hashed", user.email);
+                let place = Place::of(user.file.as_deref(), format!("user \"{}\"", user.email), "password");
+                self.problems.push(Problem::new(message).expected("what `sekisho password` prints").placed(place));
+            }
+        }
         for (part, proofs) in [
             (
                 "tokens",

@@ -134,8 +134,12 @@ pub struct RuleSettings {
 #[serde(default, deny_unknown_fields)]
 pub struct Redirect {
     pub target_uri: String,
+    /// Tell the target of the event, as a token that only this installation opens (GW-156).
     #[serde(skip_serializing_if = "is_no")]
     pub include_context: bool,
+    /// Tell the target user, URL, addresses and rule in readable parameters (GW-152).
+    #[serde(skip_serializing_if = "is_no")]
+    pub danger_plain_context: bool,
     #[serde(skip_serializing_if = "is_no")]
     pub preserve_path_and_query: bool,
 }
@@ -175,6 +179,9 @@ pub struct User {
     /// SHA-256 of each token, hexadecimal; the token itself is nowhere kept.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub tokens: Vec<String>,
+    /// Argon2id hash of the proxy password in PHC form, from `sekisho password`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub password: Option<String>,
     /// SHA-256 of each client certificate, hexadecimal.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub certificates: Vec<String>,

@@ -131,6 +131,20 @@ impl Expression {
         }
     }
 
+    /// Calls `change` with every field that is read; what it writes is read from then on.
+    pub(crate) fn change_fields(&mut self, change: &dyn Fn(&mut FieldId)) {
+        match self {
+            Expression::Constant(_) => {}
+            Expression::And(parts) | Expression::Or(parts) => parts.iter_mut().for_each(|part| part.change_fields(change)),
+            Expression::Xor(a, b) => {
+                a.change_fields(change);
+                b.change_fields(change);
+            }
+            Expression::Not(inner) => inner.change_fields(change),
+            Expression::Comparison(comparison) => comparison.operand.change_fields(change),
+        }
+    }
+
     /// Both must hold; constants are dropped.
     pub(crate) fn and(parts: Vec<Expression>) -> Expression {
         let mut kept: Vec<Expression> = parts.into_iter().filter(|part| !matches!(part, Expression::Constant(true))).collect();
@@ -150,6 +164,16 @@ impl Operand {
             Operand::Concat(parts) => parts.iter().for_each(|part| part.fields(visit)),
             Operand::Lower(inner) | Operand::Upper(inner) | Operand::Len(inner) => inner.fields(visit),
             Operand::StartsWith(inner, _) | Operand::EndsWith(inner, _) => inner.fields(visit),
+        }
+    }
+
+    fn change_fields(&mut self, change: &dyn Fn(&mut FieldId)) {
+        match self {
+            Operand::Field { field, .. } => change(field),
+            Operand::Text(_) => {}
+            Operand::Concat(parts) => parts.iter_mut().for_each(|part| part.change_fields(change)),
+            Operand::Lower(inner) | Operand::Upper(inner) | Operand::Len(inner) => inner.change_fields(change),
+            Operand::StartsWith(inner, _) | Operand::EndsWith(inner, _) => inner.change_fields(change),
         }
     }
 

@@ -28,5 +28,5 @@ pub use error::{Error, Place, Position, Problem, Warning, WarningKind};
 pub use explain::{Explanation, QuestionExplanation, RuleExplanation};
 pub use filter::Filter;
 pub use matrix::{MATRIX, Pair, SERVED, permits_station};
-pub use permit::{Permit, Refusal};
+pub use permit::{Context, Permit, Refusal};
 pub use snapshot::{Decision, Policy, RuleId};

@@ -42,8 +42,19 @@ pub struct Refusal {
     pub location: Option<Arc<str>>,
     /// Whether a DNS refusal is answered with the block page's address (GW-022).
     pub shows_page: bool,
-    /// Whether the redirect's target is told who asked for what, as a token that only this installation can read (GW-156).
-    pub includes_context: bool,
+    /// What the redirect's target is told of who asked for what.
+    pub context: Context,
+}
+
+/// What the target of a redirect is told (GW-152, GW-156).
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Context {
+    #[default]
+    None,
+    /// A token that only this installation can open.
+    Sealed,
+    /// Names, addresses and the URL, readable by the target and by everyone who sees its logs.
+    DangerPlain,
 }
 
 impl Permit {

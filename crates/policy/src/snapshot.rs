@@ -6,14 +6,14 @@ use std::sync::Arc;
 
 use model::{Action, Answer, Destination, Facts, FieldId, Gate, Obligation, Question, RuleName, Station, Timestamp};
 
-use crate::document::Document;
+use crate::document::{Document, Redirect};
 use crate::evaluate::{Truth, evaluate};
 use crate::expression::Expression;
 use crate::list::Table;
 use crate::obligation::Effect;
 use crate::parser::Tables;
 use crate::schedule::Validity;
-use crate::{Permit, Place, Refusal, Warning, WarningKind};
+use crate::{Context, Permit, Place, Refusal, Warning, WarningKind};
 
 /// A rule by its place in the compiled policy.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -225,6 +225,14 @@ impl Policy {
     }
 }
 
+fn context(redirect: &Redirect) -> Context {
+    match (redirect.danger_plain_context, redirect.include_context) {
+        (true, _) => Context::DangerPlain,
+        (false, true) => Context::Sealed,
+        (false, false) => Context::None,
+    }
+}
+
 impl CompiledRule {
     fn refusal(&self, facts: &Facts) -> Refusal {
         Refusal {
@@ -233,7 +241,7 @@ impl CompiledRule {
             reason: self.effect.reason.clone(),
             location: self.effect.location(facts),
             shows_page: self.effect.shows_page,
-            includes_context: self.effect.redirect.as_ref().is_some_and(|redirect| redirect.include_context),
+            context: self.effect.redirect.as_ref().map_or(Context::None, context),
         }
     }
 }

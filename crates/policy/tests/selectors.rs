@@ -31,8 +31,8 @@ fn known_selectors_match() {
         ("DN-03", Dns, r#"dns.query_rtype == "TXT""#, DnsQueryType, text("TXT")),
         ("DN-04", Dns, "any(dns.content_category[*] in {1})", DnsContentCategory, Value::ints([1])),
         ("DN-05", Dns, "any(dns.security_category[*] in {68 80})", DnsSecurityCategory, Value::ints([80])),
-        ("DN-06", Dns, "any(app.ids[*] in {505})", AppIds, Value::ints([505])),
-        ("DN-06", Dns, "any(app.type.ids[*] in {25})", AppTypeIds, Value::ints([25])),
+        ("DN-06", Dns, "any(app.ids[*] in {505})", AppOwnIds, Value::ints([505])),
+        ("DN-06", Dns, "any(app.type.ids[*] in {25})", AppOwnTypeIds, Value::ints([25])),
         ("DN-07", Dns, "any(dns.indicator_feed[*] in {7})", DnsIndicatorFeed, Value::ints([7])),
         ("DN-08", Dns, r#"dns.location in {"uuid1" "uuid2"}"#, Location, text("uuid2")),
         ("DN-09", Dns, r#"dns.doh_subdomain == "abcdefg""#, DohSubdomain, text("abcdefg")),
@@ -63,8 +63,10 @@ fn known_selectors_match() {
         ("HT-08", Web, "http.response.status_code >= 200", HttpStatus, Value::Int(200)),
         ("HT-09", Web, "any(http.request.uri.content_category[*] in {1})", HttpContentCategory, Value::ints([1])),
         ("HT-09", Web, "any(http.conn.security_category[*] in {1})", HttpSecurityCategory, Value::ints([1])),
-        ("HT-10", Web, "any(app.hosts_ids[*] in {505}) and any(app.supports_ids[*] in {505})", AppIds, Value::ints([505])),
-        ("HT-11", Web, r#"any(app.statuses[*] == "approved")"#, AppStatuses, texts("approved")),
+        ("HT-10", Web, "any(app.ids[*] in {505})", AppOwnIds, Value::ints([505])),
+        ("HT-10", Web, "any(app.hosts_ids[*] in {505}) or any(app.supports_ids[*] in {505})", AppOwnIds, Value::ints([505])),
+        ("HT-10", Web, "any(app.hosts_ids[*] in {505}) or any(app.supports_ids[*] in {505})", AppSupportIds, Value::ints([505])),
+        ("HT-11", Web, r#"any(app.statuses[*] == "approved")"#, AppOwnStatuses, texts("approved")),
         ("HT-13", Web, r#"http.body_phase == "download""#, BodyPhase, text("download")),
         ("HT-14", Web, r#"http.download.mime == "image/png""#, DownloadMime, text("image/png")),
         ("HT-14", Web, r#"http.upload.mime == "image/png""#, UploadMime, text("image/png")),
@@ -118,6 +120,50 @@ fn known_selectors_match() {
         assert!(facts.set(field, value), "{row}");
         assert_eq!(at(&policy, &facts, Action::Block.question()).0, "block", "{row} {expression}");
     }
+}
+
+/// ON-09: a refusal is by the application's own hosts, everything else by those that it needs too.
+#[test]
+fn on_09_a_refusal_reads_own_hosts_and_leave_reads_all() {
+    let shared_host = |gate: Gate| {
+        let mut facts = Facts::new(gate);
+        facts.reach(*gate.stations().last().expect("a gate has stations"));
+        for (field, value) in [
+            (FieldId::AppIds, Value::ints([505, 506])),
+            (FieldId::AppSupportIds, Value::ints([505, 506])),
+            (FieldId::AppTypeIds, Value::ints([13])),
+            (FieldId::AppNames, Value::texts(["Drive", "Mail"])),
+            (FieldId::AppStatuses, Value::texts(["unapproved"])),
+        ] {
+            assert!(facts.set(field, value));
+        }
+        facts
+    };
+    for expression in [
+        "any(app.ids[*] in {505})",
+        "any(app.type.ids[*] in {13})",
+        r#"any(app.names[*] == "Drive")"#,
+        r#"any(app.statuses[*] == "unapproved")"#,
+        r#"not all(app.ids[*] != 505)"#,
+    ] {
+        for (action, settings, expected) in [
+            ("block", "", "allow"),
+            ("redirect", "settings = { redirect = { target_uri = \"https://a.example\" } }", "allow"),
+            ("off", "", "off"),
+            ("noscan", "", "noscan"),
+        ] {
+            let toml =
+                format!("[[rule]]\nname = \"r\"\ngate = \"web\"\naction = \"{action}\"\nwhen = '{expression}'\n{settings}\n");
+            let question = match action {
+                "off" => Action::DoNotInspect.question(),
+                "noscan" => Action::DoNotScan.question(),
+                _ => Action::Block.question(),
+            };
+            assert_eq!(at(&compile(&toml), &shared_host(Gate::Web), question).0, expected, "{action} {expression}");
+        }
+    }
+    let explicit = "[[rule]]\nname = \"r\"\ngate = \"web\"\naction = \"block\"\nwhen = 'any(app.supports_ids[*] in {505})'\n";
+    assert_eq!(at(&compile(explicit), &shared_host(Gate::Web), Action::Block.question()).0, "block", "what is written is meant");
 }
 
 #[test]

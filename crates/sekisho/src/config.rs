@@ -47,6 +47,21 @@ pub struct AdminSpec {
 pub struct TrustSpec {
     /// PEM files of certificate authorities that are trusted beside the public ones.
     pub extra_roots: Vec<PathBuf>,
+    /// Authorities that are trusted for one domain only, such as an internal one (CX-03).
+    pub destinations: Vec<DestinationSpec>,
+    /// Certificate revocation lists, PEM or DER, read at the start and at every reload.
+    pub revocation_lists: Vec<PathBuf>,
+    /// Go on with a list whose next update is overdue; otherwise certificates of its issuer are refused.
+    pub danger_use_stale_revocation_lists: bool,
+}
+
+/// Authorities of one domain and what is below it.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct DestinationSpec {
+    pub domain: String,
+    /// PEM files.
+    pub roots: Vec<PathBuf>,
 }
 
 /// Where the web gate may connect to.
@@ -84,7 +99,7 @@ impl Config {
         let free = std::net::SocketAddr::from(([127, 0, 0, 1], 0));
         let dns = [&mut self.dns.udp, &mut self.dns.tcp, &mut self.dns.dot, &mut self.dns.doh];
         dns.into_iter().flatten().for_each(|address| *address = free);
-        let web = [&mut self.web.proxy, &mut self.web.socks5, &mut self.web.transparent];
+        let web = [&mut self.web.proxy, &mut self.web.proxy_tls, &mut self.web.socks5, &mut self.web.transparent];
         web.into_iter().flatten().for_each(|address| *address = free);
         self.admin.listen = free;
         self

@@ -51,6 +51,7 @@ pub struct KnowledgeSpec {
 pub fn load(spec: &KnowledgeSpec, data: &Path) -> Result<Snapshot> {
     let mut builder = Snapshot::builder();
     builder.catalogue(Catalogue::embedded()?);
+    builder.pinned(intel::pinned::embedded()?);
     for brand in &spec.brands {
         builder.add_brand(brand);
     }

@@ -12,6 +12,7 @@ mod knowledge;
 mod lists;
 mod operations;
 mod policy_store;
+mod trust;
 mod up;
 
 use std::path::PathBuf;
@@ -49,6 +50,8 @@ enum Command {
     Import(commands::policy::ImportArguments),
     /// Find events by an expression in the policy's language.
     Search(commands::search::SearchArguments),
+    /// Find the event of a block page's reference, or of the token that a redirect carried.
+    Reference(commands::reference::ReferenceArguments),
     /// Who ever met this domain, URL, address or file?
     Touched(commands::search::TouchedArguments),
     /// Why would this be decided so? Every rule that was read, and what it waited for.
@@ -61,6 +64,8 @@ enum Command {
     Ca(authority::CaArguments),
     /// Make a proxy token for a user.
     Token(commands::policy::TokenArguments),
+    /// Hash a user's proxy password for a policy document.
+    Password(commands::policy::PasswordArguments),
     /// Public lists of names, addresses, URLs and files that are known to be bad: show, add, remove, update.
     Feeds(feeds::FeedsArguments),
     /// The reference of every field, as Markdown.
@@ -95,12 +100,14 @@ fn run(arguments: Arguments) -> anyhow::Result<ExitCode> {
         Command::Policy(arguments) => commands::policy::policy(&data, &arguments),
         Command::Import(arguments) => commands::policy::import(&arguments),
         Command::Search(arguments) => commands::search::search(&data, &arguments),
+        Command::Reference(arguments) => commands::reference::reference(&data, &arguments),
         Command::Touched(arguments) => commands::search::touched(&data, &arguments),
         Command::Explain(arguments) => commands::explain::explain(&data, &arguments),
         Command::Replay(arguments) => commands::explain::replay(&data, &arguments),
         Command::Scan(arguments) => commands::scan::scan(&arguments),
         Command::Ca(arguments) => authority::run(&data, &arguments),
         Command::Token(arguments) => commands::policy::token(&arguments),
+        Command::Password(arguments) => commands::policy::password(&arguments),
         Command::Feeds(arguments) => feeds::run(&data, arguments),
         Command::Fields => commands::fields(),
         Command::Demo(arguments) => demo::run(&arguments),

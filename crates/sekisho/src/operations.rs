@@ -15,6 +15,7 @@ use policy::{Filter, Policy};
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value as Json, json};
 use store::{Query, Store};
+use tokio::sync::watch;
 
 use crate::lists;
 use crate::policy_store::{PolicyStore, Revision, difference};
@@ -93,6 +94,8 @@ pub enum Request {
         revision: i64,
         author: String,
     },
+    /// Read lists, the CA and whom to trust anew, as SIGHUP does.
+    Reload,
 }
 
 pub struct Operations {
@@ -101,6 +104,8 @@ pub struct Operations {
     pub checkpoint: Checkpoint,
     /// The data folder, where the sources of lists may be.
     pub data: PathBuf,
+    /// Counts the reloads that were asked for; whoever runs the gates carries them out.
+    reloads: watch::Sender<u64>,
 }
 
 /// Merged and compiled documents, with what the compiler warns of. Lists with a source are read anew.
@@ -122,6 +127,14 @@ pub fn now() -> Timestamp {
 }
 
 impl Operations {
+    pub fn new(store: Store, policies: PolicyStore, checkpoint: Checkpoint, data: PathBuf) -> Operations {
+        Operations { store, policies, checkpoint, data, reloads: watch::Sender::new(0) }
+    }
+
+    pub fn reload_wanted(&self) -> watch::Receiver<u64> {
+        self.reloads.subscribe()
+    }
+
     /// Carries one request out. The answer is JSON in every case, so that the socket and the commands share it.
     pub fn handle(&self, request: Request) -> Result<Json> {
         match request {
@@ -144,6 +157,10 @@ impl Operations {
             Request::Rollback { revision, author } => {
                 let documents = self.policies.get(revision)?.documents;
                 self.apply(documents, &author, &format!("back to revision {revision}"), false)
+            }
+            Request::Reload => {
+                self.reloads.send_modify(|count| *count += 1);
+                Ok(json!({}))
             }
         }
     }
@@ -261,6 +278,29 @@ impl Operations {
         }
     }
 
+    /// The facts of a record as a rule would have seen them at the end: what is derived from a host is derived again, where
+    /// the record does not have it.
+    fn restored(&self, facts: &Facts) -> Facts {
+        let mut facts = facts.clone();
+        for (host, domains) in [
+            (FieldId::DnsFqdn, FieldId::DnsDomains),
+            (FieldId::HttpHost, FieldId::HttpDomains),
+            (FieldId::SniHost, FieldId::SniDomains),
+        ] {
+            let Some(Value::Text(name)) = facts.get(host).cloned() else { continue };
+            for (field, value) in self.checkpoint.host_knowledge(facts.gate(), &name) {
+                if facts.get(field).is_none() {
+                    facts.set(field, value);
+                }
+            }
+            facts.set(domains, Value::Parents(name));
+        }
+        if let Some(last) = facts.gate().stations().last() {
+            facts.reach(*last);
+        }
+        facts
+    }
+
     /// What the given documents would have decided differently, over recorded traffic.
     fn replay(&self, since: i64, documents: Option<Vec<(String, String)>>) -> Result<Json> {
         let (current, _) = compile(&self.revision(None)?.documents, &self.data)?;
@@ -273,7 +313,7 @@ impl Operations {
             let mut replayed = replayed.borrow_mut();
             if replayed.read < REPLAY_EVENTS_MAX {
                 let at = facts.get(FieldId::Time).and_then(Value::as_int).map_or_else(now, Timestamp);
-                let restored = restored(facts);
+                let restored = self.restored(facts);
                 replayed.add(facts, access(&current, &restored, at), access(&proposed, &restored, at));
             } else {
                 replayed.is_cut = true;
@@ -389,24 +429,6 @@ impl Replayed {
             "transitions": transitions.collect::<Vec<_>>(), "changes": self.changes, "warnings": warnings,
         })
     }
-}
-
-/// The facts of a record as a rule would have seen them at the end: what is derived from a host is derived again.
-fn restored(facts: &Facts) -> Facts {
-    let mut facts = facts.clone();
-    for (host, domains) in [
-        (FieldId::DnsFqdn, FieldId::DnsDomains),
-        (FieldId::HttpHost, FieldId::HttpDomains),
-        (FieldId::SniHost, FieldId::SniDomains),
-    ] {
-        if let Some(Value::Text(name)) = facts.get(host).cloned() {
-            facts.set(domains, Value::Parents(name));
-        }
-    }
-    if let Some(last) = facts.gate().stations().last() {
-        facts.reach(*last);
-    }
-    facts
 }
 
 /// The action on access, and the rule that decides it.

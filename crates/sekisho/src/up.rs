@@ -14,9 +14,10 @@ use std::time::{Duration, SystemTime};
 use anyhow::{Context, Result, anyhow};
 use checkpoint::{Checkpoint, Scanner};
 use clap::Args;
+use model::Recorder;
 use net::authority::Authority;
-use net::mint::{Alpn, LeafHost, Minter, VersionCeiling};
-use net::trust::{Trust, TrustSettings, mozilla_roots};
+use net::mint::{Alpn, LeafHost, Minter};
+use net::trust::Trust;
 use net::upstream::{ConnectLimits, DialGuard};
 use scan::host::{Pool, PoolConfig};
 use serde_json::json;
@@ -26,11 +27,13 @@ use tokio::sync::watch;
 use tokio::task::JoinSet;
 
 use crate::admin::Admin;
+use crate::authority;
 use crate::config::Config;
 use crate::control::Control;
-use crate::knowledge::{self, KnowledgeSpec};
+use crate::knowledge;
 use crate::operations::{Operations, compile, now};
 use crate::policy_store::PolicyStore;
+use crate::trust;
 
 /// The policy of a new installation.
 pub const DEFAULT_POLICY: &str = include_str!("../defaults/policy.toml");
@@ -76,6 +79,25 @@ pub fn load_authority(data: &Path) -> Result<Arc<Authority>> {
     Ok(Arc::new(authority.with_context(|| format!("the CA in {}", data.join("ca").display()))?))
 }
 
+/// The key of the tokens that stand in redirects (GW-156), drawn at random for this installation.
+pub fn context_key(data: &Path) -> Result<Arc<gate_web::ContextKey>> {
+    let path = data.join("context.key");
+    let place = || format!("the key in {}", path.display());
+    if !path.exists() {
+        let mut secret = [0_u8; gate_web::CONTEXT_KEY_BYTES];
+        getrandom::fill(&mut secret).map_err(|e| anyhow!("the system gives no randomness: {e}"))?;
+        let aside = path.with_extension("partial");
+        let _ = std::fs::remove_file(&aside);
+        let mut file = std::fs::OpenOptions::new().write(true).create_new(true).mode(0o600).open(&aside).with_context(place)?;
+        std::io::Write::write_all(&mut file, &secret)?;
+        file.sync_all()?;
+        std::fs::rename(&aside, &path).with_context(place)?;
+    }
+    let secret: Option<[u8; gate_web::CONTEXT_KEY_BYTES]> = std::fs::read(&path).with_context(place)?.try_into().ok();
+    let key = secret.as_ref().and_then(gate_web::ContextKey::new);
+    Ok(Arc::new(key.with_context(|| format!("{} is no key", path.display()))?))
+}
+
 /// Store, policy and checkpoint without gates, for commands while nothing runs.
 pub fn at_rest(data: &Path) -> Result<Operations> {
     anyhow::ensure!(data.is_dir(), "there is no folder {}; name it with --data", data.display());
@@ -96,7 +118,7 @@ fn assemble(data: &Path, store: Store, config: Config, scanner: Option<Arc<dyn S
     let first = u64::try_from(now().0).unwrap_or_default();
     let knowledge = knowledge::load(&config.knowledge, data)?;
     let checkpoint = Checkpoint::new(policy, knowledge, config.checkpoint, recorder, scanner, first);
-    Ok(Operations { store, policies, checkpoint, data: data.to_owned() })
+    Ok(Operations::new(store, policies, checkpoint, data.to_owned()))
 }
 
 pub fn run(data: &Path, arguments: &UpArguments) -> Result<ExitCode> {
@@ -129,7 +151,7 @@ async fn up(data: &Path, config: Config, arguments: &UpArguments) -> Result<()> 
     let control = Control::bind(data)?;
     let authority = load_authority(data)?;
     let minter = Arc::new(Minter::new(authority.clone())?);
-    let trust = Arc::new(Trust::new(trust_settings(&config, &authority, &minter)?, SystemTime::now())?);
+    let trust = Arc::new(Trust::new(trust::settings(&config.trust, &authority, &minter)?, SystemTime::now())?);
     let pool = Arc::new(start_workers(&config).await?);
     tokio::spawn({
         let pool = Arc::clone(&pool);
@@ -141,21 +163,25 @@ async fn up(data: &Path, config: Config, arguments: &UpArguments) -> Result<()> 
     let checkpoint = operations.checkpoint.clone();
 
     let dns_config = gate_dns::DnsGateConfig::resolve(config.dns.clone())?;
-    let dns_tls =
-        minter.server_config(&LeafHost::parse("localhost")?, Alpn::Http2AndHttp1, VersionCeiling::Tls13, SystemTime::now());
-    let dns = gate_dns::bind(dns_config, checkpoint.clone(), Some(dns_tls.map_err(|e| anyhow!("{e}"))?)).await?;
+    let dns_tls = minter.listener_config(vec![LeafHost::parse("localhost")?], Alpn::Http2AndHttp1, None, SystemTime::now())?;
+    let dns = gate_dns::bind(dns_config, checkpoint.clone(), Some(Arc::new(dns_tls))).await?;
     let resolver = Arc::new(Resolver(dns.lookup()));
     let web_config = gate_web::WebGateConfig::resolve(config.web.clone())?;
     let means = gate_web::Means {
         authority: authority.clone(),
-        minter,
-        trust,
+        minter: minter.clone(),
+        trust: trust.clone(),
         resolver,
         guard: DialGuard {
             own_listeners: dns.addresses().into_iter().map(|(_, address)| address).collect(),
             danger_exempt: config.upstream.danger_exempt.clone(),
         },
         limits: ConnectLimits::default(),
+        context: context_key(data)?,
+        client_roots: match &config.web.client_authorities {
+            Some(path) => trust::read_roots(path).with_context(|| format!("web.client_authorities: {}", path.display()))?,
+            None => Vec::new(),
+        },
     };
     let web = gate_web::bind(web_config, checkpoint.clone(), means).await?;
     let admin = Admin::bind(config.admin.listen, data).await?;
@@ -164,7 +190,12 @@ async fn up(data: &Path, config: Config, arguments: &UpArguments) -> Result<()> 
     let row = |gate| move |(protocol, address)| Listening { gate, protocol, address };
     listening.extend(dns.addresses().into_iter().map(row("dns")));
     let web_addresses = web.addresses();
-    let web_rows = [("http", web_addresses.proxy), ("socks5", web_addresses.socks5), ("transparent", web_addresses.transparent)];
+    let web_rows = [
+        ("http", web_addresses.proxy),
+        ("https", web_addresses.proxy_tls),
+        ("socks5", web_addresses.socks5),
+        ("transparent", web_addresses.transparent),
+    ];
     listening.extend(web_rows.into_iter().filter_map(|(protocol, address)| Some((protocol, address?))).map(row("web")));
     listening.push(Listening { gate: "admin", protocol: "http", address: admin.address()? });
     let ca = authority.public_path();
@@ -180,10 +211,12 @@ async fn up(data: &Path, config: Config, arguments: &UpArguments) -> Result<()> 
     let mut helpers = JoinSet::new();
     helpers.spawn(admin.serve(operations.clone()));
     helpers.spawn(control.serve(operations.clone()));
-    helpers.spawn(watch_authority(authority));
+    helpers.spawn(watch_authority(authority.clone(), store.clone()));
     notify("READY=1");
 
-    wait_for_signals(&config.knowledge, data, &operations).await?;
+    let reloading =
+        Reloading { config: &config, data, operations: &operations, authority: &authority, minter: &minter, trust: &trust };
+    reloading.wait_for_signals(operations.reload_wanted()).await?;
     notify("STOPPING=1");
     tracing::info!("stopping: no new connections, the open ones end");
     stop.send_replace(true);
@@ -214,22 +247,6 @@ impl net::upstream::Resolver for Resolver {
     }
 }
 
-fn trust_settings(config: &Config, authority: &Authority, minter: &Minter) -> Result<TrustSettings> {
-    use rustls::pki_types::CertificateDer;
-    use rustls::pki_types::pem::PemObject;
-    let mut roots = mozilla_roots();
-    for path in &config.trust.extra_roots {
-        let read = CertificateDer::pem_file_iter(path).and_then(Iterator::collect::<Result<Vec<_>, _>>);
-        roots.extend(read.with_context(|| format!("trust.extra_roots: {}", path.display()))?);
-    }
-    Ok(TrustSettings {
-        roots,
-        own_authorities: authority.own_certificates(),
-        own_leaf_key_sha256: Some(minter.leaf_key_sha256()),
-        ..TrustSettings::default()
-    })
-}
-
 async fn start_workers(config: &Config) -> Result<Pool> {
     let cores = std::thread::available_parallelism().map_or(1, usize::from);
     let program = std::env::current_exe().context("where this program is")?;
@@ -243,39 +260,64 @@ async fn start_workers(config: &Config) -> Result<Pool> {
     Pool::start(pool).await.context("the scan workers")
 }
 
-/// Says in the log when the CA nears its end (TL-08), at the start and every day.
-async fn watch_authority(authority: Arc<Authority>) {
+/// Says in the log and in the record when the CA nears its end (TL-08), at the start and every day.
+async fn watch_authority(authority: Arc<Authority>, store: Store) {
     let mut daily = tokio::time::interval(Duration::from_secs(86_400));
     loop {
         daily.tick().await;
-        if let Some(notice) = net::authority::expiry_notice(authority.current().not_after, SystemTime::now()) {
-            tracing::warn!(?notice, "the CA certificate ends soon; see `sekisho ca rotate`");
+        let current = authority.current();
+        if let Some(notice) = net::authority::expiry_notice(current.not_after, SystemTime::now()) {
+            tracing::warn!(?notice, authority = &*current.common_name, "the CA certificate ends soon; see `sekisho ca rotate`");
+            store.record(authority::expiry_event(&current, notice, now()));
         }
     }
 }
 
-async fn wait_for_signals(spec: &KnowledgeSpec, data: &Path, operations: &Operations) -> Result<()> {
-    let mut terminate = signal(SignalKind::terminate())?;
-    let mut interrupt = signal(SignalKind::interrupt())?;
-    let mut hangup = signal(SignalKind::hangup())?;
-    loop {
-        tokio::select! {
-            _ = terminate.recv() => return Ok(()),
-            _ = interrupt.recv() => return Ok(()),
-            _ = hangup.recv() => reload(spec, data, operations),
-        }
-    }
+/// What a reload reads anew: lists and feeds, the lists of the policy, the CA, and whom the web gate trusts.
+struct Reloading<'a> {
+    config: &'a Config,
+    data: &'a Path,
+    operations: &'a Operations,
+    authority: &'a Authority,
+    minter: &'a Minter,
+    trust: &'a Trust,
 }
 
-fn reload(spec: &KnowledgeSpec, data: &Path, operations: &Operations) {
-    // Both are built before either is swapped in.
-    let built = knowledge::load(spec, data).and_then(|snapshot| operations.republish_policy().map(|()| snapshot));
-    match built {
-        Ok(snapshot) => {
-            operations.checkpoint.publish_knowledge(snapshot);
-            tracing::info!("reloaded");
+impl Reloading<'_> {
+    async fn wait_for_signals(&self, mut wanted: watch::Receiver<u64>) -> Result<()> {
+        let mut terminate = signal(SignalKind::terminate())?;
+        let mut interrupt = signal(SignalKind::interrupt())?;
+        let mut hangup = signal(SignalKind::hangup())?;
+        loop {
+            tokio::select! {
+                _ = terminate.recv() => return Ok(()),
+                _ = interrupt.recv() => return Ok(()),
+                _ = hangup.recv() => self.reload(),
+                Ok(()) = wanted.changed() => self.reload(),
+            }
         }
-        Err(error) => tracing::error!(error = format!("{error:#}"), "reload failed; the earlier state stays"),
+    }
+
+    /// Each part is taken whole or left as it was; one that cannot be used does not keep the others.
+    fn reload(&self) {
+        // Knowledge and the lists of the policy are built before either is swapped in.
+        let knowledge = knowledge::load(&self.config.knowledge, self.data);
+        let knowledge = knowledge.and_then(|snapshot| self.operations.republish_policy().map(|()| snapshot));
+        let knowledge = knowledge.map(|snapshot| self.operations.checkpoint.publish_knowledge(snapshot));
+        for (part, outcome) in [("knowledge and lists", knowledge), ("ca and trust", self.reload_authority())] {
+            match outcome {
+                Ok(()) => tracing::info!(part, "reloaded"),
+                Err(error) => tracing::error!(part, error = format!("{error:#}"), "reload failed; the earlier state stays"),
+            }
+        }
+    }
+
+    fn reload_authority(&self) -> Result<()> {
+        if self.authority.reload()? {
+            tracing::info!(authority = &*self.authority.current().common_name, "another CA signs from now on");
+        }
+        let settings = trust::settings(&self.config.trust, self.authority, self.minter)?;
+        Ok(self.trust.publish(settings, SystemTime::now())?)
     }
 }
 

@@ -72,6 +72,12 @@ pub fn zip(entries: &[(&str, &[u8])]) -> Vec<u8> {
     out
 }
 
+pub fn gzip(bytes: &[u8]) -> Vec<u8> {
+    let mut encoder = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::default());
+    encoder.write_all(bytes).unwrap();
+    encoder.finish().unwrap()
+}
+
 /// Bytes that look like nothing, the same every time.
 pub fn noise(bytes: usize) -> Vec<u8> {
     let mut state = 0x2545_f491_4f6c_dd1du64;
@@ -106,20 +112,26 @@ impl Resolver for Names {
 #[derive(Default)]
 pub struct Seen {
     pub requests: AtomicUsize,
+    pub connections: AtomicUsize,
+    /// Method and target of each, and its fields.
+    pub heads: Mutex<Vec<(String, HeaderMap)>>,
     pub uploads: Mutex<Vec<Vec<u8>>>,
 }
 
 pub struct World {
     pub harness: Harness,
     pub proxy: SocketAddr,
+    pub secure_proxy: Option<SocketAddr>,
     pub socks: SocketAddr,
     pub plain: SocketAddr,
     pub tls: SocketAddr,
     pub bad_tls: SocketAddr,
     pub seen: Arc<Seen>,
+    pub authority: Arc<Authority>,
     pub gate_root: CertificateDer<'static>,
     pub origin_root: CertificateDer<'static>,
     pub directory: tempfile::TempDir,
+    served: Mutex<Option<tokio::task::JoinHandle<()>>>,
     stop: watch::Sender<bool>,
 }
 
@@ -145,7 +157,15 @@ impl World {
     }
 
     pub async fn with(policy: &str, change: impl FnOnce(&mut WebGateSpec)) -> World {
-        let harness = Harness::new(policy);
+        World::of(Harness::new(policy), change, |_| ()).await
+    }
+
+    /// With a checkpoint of the test's own, and other trust.
+    pub async fn of(
+        harness: Harness,
+        change: impl FnOnce(&mut WebGateSpec),
+        change_trust: impl FnOnce(&mut TrustSettings),
+    ) -> World {
         let directory = tempfile::tempdir().unwrap();
         let authority = Arc::new(Authority::load_or_create(&directory.path().join("ca"), "Test", SystemTime::now()).unwrap());
         let minter = Arc::new(Minter::new(authority.clone()).unwrap());
@@ -155,12 +175,13 @@ impl World {
         let plain = serve_origin(None, seen.clone()).await;
         let tls = serve_origin(Some(good), seen.clone()).await;
         let bad_tls = serve_origin(Some(bad), seen.clone()).await;
-        let settings = TrustSettings {
+        let mut settings = TrustSettings {
             roots: vec![origin_root.clone()],
             own_authorities: authority.own_certificates(),
             own_leaf_key_sha256: Some(minter.leaf_key_sha256()),
             ..TrustSettings::default()
         };
+        change_trust(&mut settings);
         let trust = Arc::new(Trust::new(settings, SystemTime::now()).unwrap());
         let guard = DialGuard { own_listeners: vec![], danger_exempt: vec!["127.0.0.0/8".parse().unwrap()] };
         let any = SocketAddr::from(([127, 0, 0, 1], 0));
@@ -169,13 +190,45 @@ impl World {
         spec.scan.trickle_seconds = 1;
         change(&mut spec);
         let gate_root = authority.current().der;
-        let means = Means { authority, minter, trust, resolver: Arc::new(Names), guard, limits: ConnectLimits::default() };
+        let kept_authority = authority.clone();
+        let limits = ConnectLimits::default();
+        let context = context_key();
+        let client_roots = client_roots(&spec);
+        let resolver = Arc::new(Names);
+        let means = Means { authority, minter, trust, resolver, guard, limits, context, client_roots };
         let gate = bind(WebGateConfig::resolve(spec).unwrap(), harness.checkpoint.clone(), means).await.unwrap();
         let addresses = gate.addresses();
         let (stop, stopping) = watch::channel(false);
-        tokio::spawn(gate.serve(stopping));
+        let served = Mutex::new(Some(tokio::spawn(gate.serve(stopping))));
         let (proxy, socks) = (addresses.proxy.unwrap(), addresses.socks5.unwrap());
-        World { harness, proxy, socks, plain, tls, bad_tls, seen, gate_root, origin_root, directory, stop }
+        let (secure_proxy, authority) = (addresses.proxy_tls, kept_authority);
+        World {
+            harness,
+            proxy,
+            secure_proxy,
+            socks,
+            plain,
+            tls,
+            bad_tls,
+            seen,
+            authority,
+            gate_root,
+            origin_root,
+            directory,
+            served,
+            stop,
+        }
+    }
+
+    /// Tells the gate to stop, and waits until it has.
+    pub async fn drained(&self) {
+        self.stop.send_replace(true);
+        let served = self.served.lock().unwrap().take().unwrap();
+        tokio::time::timeout(PATIENCE, served).await.expect("a drain in time").unwrap();
+    }
+
+    pub fn begin_drain(&self) {
+        self.stop.send_replace(true);
     }
 
     /// The events of requests, once as many have come as are expected; tunnels' own are left out.
@@ -230,10 +283,21 @@ impl World {
 
     /// A plain request through the proxy.
     pub async fn plain_get(&self, path: &str) -> Result<Reply, hyper::Error> {
-        let target = format!("http://site.example:{}{path}", self.plain.port());
-        let request = Request::get(target).header("host", "site.example").body(Full::default()).unwrap();
+        let stream = TcpStream::connect(self.proxy).await.unwrap();
+        http1(Box::new(stream)).await.send(self.plain_request(path)).await
+    }
+
+    /// The same by a user with this token.
+    pub async fn plain_get_as(&self, token: &str, path: &str) -> Result<Reply, hyper::Error> {
+        let mut request = self.plain_request(path);
+        request.headers_mut().insert("proxy-authorization", format!("Bearer {token}").parse().unwrap());
         let stream = TcpStream::connect(self.proxy).await.unwrap();
         http1(Box::new(stream)).await.send(request).await
+    }
+
+    pub fn plain_request(&self, path: &str) -> Request<Full<Bytes>> {
+        let target = format!("http://site.example:{}{path}", self.plain.port());
+        Request::get(target).header("host", "site.example").body(Full::default()).unwrap()
     }
 
     pub fn url(&self, path: &str) -> String {
@@ -246,6 +310,17 @@ impl World {
         let request = get(&format!("site.example:{}", self.tls.port()), path);
         http1(Box::new(stream)).await.send(request).await
     }
+}
+
+/// As the program reads them.
+fn client_roots(spec: &WebGateSpec) -> Vec<CertificateDer<'static>> {
+    use rustls::pki_types::pem::PemObject;
+    let Some(path) = &spec.client_authorities else { return Vec::new() };
+    CertificateDer::pem_file_iter(path).unwrap().collect::<Result<_, _>>().unwrap()
+}
+
+pub fn context_key() -> Arc<gate_web::ContextKey> {
+    Arc::new(gate_web::ContextKey::new(&[7; gate_web::CONTEXT_KEY_BYTES]).unwrap())
 }
 
 pub fn get(host: &str, path: &str) -> Request<Full<Bytes>> {
@@ -291,6 +366,10 @@ impl Client2 {
     /// The same connection, for a request at the same time.
     pub fn another(&self) -> Client2 {
         Client2(self.0.clone())
+    }
+
+    pub async fn raw(&mut self, request: Request<Full<Bytes>>) -> Result<Response<Incoming>, hyper::Error> {
+        self.0.send_request(request).await
     }
 
     pub async fn send(&mut self, request: Request<Full<Bytes>>) -> Result<Reply, hyper::Error> {
@@ -353,7 +432,13 @@ fn origin_certificate(name: &str) -> (CertificateDer<'static>, Arc<rustls::Serve
     let authority_key = KeyPair::generate().unwrap();
     let root = authority.self_signed(&authority_key).unwrap().der().clone();
     let issuer = Issuer::new(authority, authority_key);
-    let mut leaf = CertificateParams::new(vec!["site.example".into(), "other.example".into(), "blocked.example".into()]).unwrap();
+    let mut leaf = CertificateParams::new(vec![
+        "site.example".into(),
+        "other.example".into(),
+        "blocked.example".into(),
+        "chat.signal.org".into(),
+    ])
+    .unwrap();
     leaf.extended_key_usages = vec![ExtendedKeyUsagePurpose::ServerAuth];
     leaf.use_authority_key_identifier_extension = true;
     let key = KeyPair::generate().unwrap();
@@ -374,6 +459,7 @@ async fn serve_origin(tls: Option<Arc<rustls::ServerConfig>>, seen: Arc<Seen>) -
     let address = listener.local_addr().unwrap();
     tokio::spawn(async move {
         while let Ok((stream, _)) = listener.accept().await {
+            seen.connections.fetch_add(1, Ordering::Relaxed);
             let (tls, seen) = (tls.clone(), seen.clone());
             tokio::spawn(async move {
                 let Some(tls) = tls else { return serve_http1(stream, seen).await };
@@ -400,6 +486,8 @@ type Body = BoxBody<Bytes, Infallible>;
 
 async fn handle(mut request: Request<Incoming>, seen: Arc<Seen>) -> Result<Response<Body>, Infallible> {
     seen.requests.fetch_add(1, Ordering::Relaxed);
+    let line = format!("{} {}", request.method(), request.uri().path_and_query().map_or("", |path| path.as_str()));
+    seen.heads.lock().unwrap().push((line, request.headers().clone()));
     let whole = |bytes: Vec<u8>| Response::new(Full::new(Bytes::from(bytes)).boxed());
     let mut response = match (request.method().clone(), request.uri().path()) {
         (Method::POST, _) => {
@@ -414,8 +502,48 @@ async fn handle(mut request: Request<Incoming>, seen: Arc<Seen>) -> Result<Respo
             Response::new(Chunks(chunks.into_iter()).boxed())
         }
         (_, "/large.bin") => whole(noise(3 << 20)),
+        // More than the buffers of all sockets on the way hold.
+        (_, "/huge.bin") => Response::new(Chunks(vec![Bytes::from(noise(1 << 20)); 64].into_iter()).boxed()),
         (_, "/large.zip") => whole(large_evil()),
         (_, "/image") => whole(eicar()),
+        (_, "/partial") => {
+            let mut response = whole(eicar()[..40].to_vec());
+            *response.status_mut() = StatusCode::PARTIAL_CONTENT;
+            response.headers_mut().insert(header::CONTENT_RANGE, "bytes 0-39/68".parse().unwrap());
+            response
+        }
+        (_, "/partial-video") => {
+            let mut response = whole(noise(64));
+            *response.status_mut() = StatusCode::PARTIAL_CONTENT;
+            response.headers_mut().insert(header::CONTENT_TYPE, "video/mp4".parse().unwrap());
+            response.headers_mut().insert(header::CONTENT_RANGE, "bytes 0-63/128".parse().unwrap());
+            response
+        }
+        (_, path) if path.starts_with("/coded/") => {
+            let coding = path.trim_start_matches("/coded/").to_owned();
+            let mut response = whole(if coding == "gzip" { gzip(&eicar()) } else { noise(64) });
+            response.headers_mut().insert(header::CONTENT_ENCODING, coding.parse().unwrap());
+            response.headers_mut().insert(header::CONTENT_TYPE, "image/png".parse().unwrap());
+            response
+        }
+        (_, "/gzip-page") => {
+            let mut response = whole(gzip(b"clean page"));
+            response.headers_mut().insert(header::CONTENT_ENCODING, "gzip".parse().unwrap());
+            response
+        }
+        (_, "/trailers") => {
+            let mut trailers = HeaderMap::new();
+            trailers.insert("x-checksum", "abc".parse().unwrap());
+            let body = Full::new(Bytes::from_static(b"with trailers")).with_trailers(std::future::ready(Some(Ok(trailers))));
+            let mut response = Response::new(body.boxed());
+            response.headers_mut().insert(header::TRAILER, "x-checksum".parse().unwrap());
+            response
+        }
+        (_, "/slow") => {
+            tokio::time::sleep(Duration::from_secs(2)).await;
+            whole(b"slow body".to_vec())
+        }
+        (_, "/never") => std::future::pending().await,
         (_, "/headers") => {
             let mut text = String::new();
             for (name, value) in request.headers() {

@@ -84,6 +84,7 @@ fn redirect(source: &Value) -> Option<Redirect> {
     Some(Redirect {
         target_uri: source.get("target_uri")?.as_str()?.to_owned(),
         include_context: is_set("include_context"),
+        danger_plain_context: false,
         preserve_path_and_query: is_set("preserve_path_and_query"),
     })
 }

@@ -2,6 +2,7 @@
 
 pub mod explain;
 pub mod policy;
+pub mod reference;
 pub mod scan;
 pub mod search;
 pub mod status;

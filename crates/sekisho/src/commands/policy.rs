@@ -14,6 +14,15 @@ use crate::operations::{Request, compile, time_text};
 /// Letters and digits, the alphabet of tokens.
 const ALPHABET: &[u8; 62] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789";
 
+/// NIST SP 800-63B section 3.1.1.2: eight where it is one of several factors, fifteen where it is alone.
+const PASSWORD_CHARACTERS_MIN: usize = 15;
+
+#[derive(Args)]
+pub struct PasswordArguments {
+    /// The user's e-mail, which is the proxy user name.
+    email: String,
+}
+
 #[derive(Args)]
 pub struct CheckArguments {
     /// Configuration file.
@@ -200,6 +209,22 @@ pub fn token(arguments: &TokenArguments) -> Result<ExitCode> {
     eprintln!("Shown once. Put this into a policy document and apply it:\n");
     eprintln!("[[user]]\nemail = {:?}\ntokens = [\"{}\"]", arguments.email, checkpoint::secret_digest(&token));
     eprintln!("\nThe client uses it as its proxy password: curl --proxy-user '{}:TOKEN'", arguments.email);
+    Ok(ExitCode::SUCCESS)
+}
+
+/// Reads a password and prints its hash for a policy document. It is read from standard input, so that it stands neither in
+/// the shell's history nor in the list of processes.
+pub fn password(arguments: &PasswordArguments) -> Result<ExitCode> {
+    eprintln!("Password of {} (one line, not hidden):", arguments.email);
+    let mut line = String::new();
+    std::io::stdin().read_line(&mut line)?;
+    let password = line.trim_end_matches(['\r', '\n']);
+    ensure!(password.chars().count() >= PASSWORD_CHARACTERS_MIN, "a password has at least {PASSWORD_CHARACTERS_MIN} characters");
+    ensure!(!arguments.email.contains(':'), "a user's name has no colon (RFC 7617 section 2)");
+    let mut salt = [0_u8; 16];
+    getrandom::fill(&mut salt).map_err(|e| anyhow::anyhow!("the system gives no randomness: {e}"))?;
+    let hash = checkpoint::password_hash(password, &salt).context("this password cannot be hashed")?;
+    println!("[[user]]\nemail = {:?}\npassword = {hash:?}", arguments.email);
     Ok(ExitCode::SUCCESS)
 }
 
