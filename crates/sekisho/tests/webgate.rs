@@ -1,6 +1,6 @@
 //! The web gate as an operator meets it: a CA that is rotated while the program runs, a token from a redirect that is opened
 //! to its event, a revocation list that is taken at a reload.
-#![expect(clippy::unwrap_used, clippy::panic, reason = "a test stops where its own set-up fails")]
+#![expect(clippy::unwrap_used, reason = "a test stops where its own set-up fails")]
 
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
