@@ -4,7 +4,7 @@
 #![expect(clippy::unwrap_used, clippy::panic, reason = "a test stops where its own set-up fails")]
 
 use std::io::{Read, Write};
-use std::net::{TcpListener, TcpStream};
+use std::net::TcpListener;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
 use std::sync::Arc;
@@ -273,8 +273,4 @@ fn clients_are_served(way: &str, net: &Net, folder: &Path) {
     }
     let outcomes: Vec<_> = events.iter().filter(|event| event["scan.verdict"] == "malicious").collect();
     assert_eq!(outcomes.len(), 2, "{way}: {events:#?}");
-    assert!(
-        TcpStream::connect_timeout(&"203.0.113.2:443".parse().unwrap(), Duration::from_millis(200)).is_err(),
-        "outside the namespaces there is no such origin"
-    );
 }
