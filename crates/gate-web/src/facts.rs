@@ -23,8 +23,7 @@ pub(crate) fn learn_origin(passage: &mut Passage, shared: &Shared, origin: &Orig
 /// The request's own facts.
 pub(crate) fn learn_request(passage: &mut Passage, parts: &Parts, origin: &Origin) {
     let path_and_query = parts.uri.path_and_query().map_or("/", |path| path.as_str());
-    let url = [origin.scheme.as_str(), "://", &origin.authority(), path_and_query].concat();
-    passage.learn(FieldId::HttpUrl, Value::text(url));
+    passage.learn(FieldId::HttpUrl, Value::text(origin.url(path_and_query)));
     passage.learn(FieldId::HttpPath, Value::text(parts.uri.path()));
     passage.learn(FieldId::HttpPathAndQuery, Value::text(path_and_query));
     if let Some(query) = parts.uri.query() {

@@ -35,6 +35,10 @@ pub(crate) fn strip_connection_fields(headers: &mut HeaderMap) -> bool {
     let mut listed: Vec<HeaderName> = Vec::new();
     for value in headers.get_all(header::CONNECTION) {
         for name in value.as_bytes().split(|byte| *byte == b',').map(<[u8]>::trim_ascii).filter(|name| !name.is_empty()) {
+            // What nearly every connection says; the field of this name is taken off in any case.
+            if name.eq_ignore_ascii_case(b"keep-alive") {
+                continue;
+            }
             let Ok(name) = HeaderName::from_bytes(name) else { return false };
             if NEVER_LISTED.contains(&name) || listed.len() == CONNECTION_NAMES_MAX {
                 return false;
@@ -43,7 +47,9 @@ pub(crate) fn strip_connection_fields(headers: &mut HeaderMap) -> bool {
         }
     }
     let speaks_trailers = headers.get(header::TE).is_some_and(|value| value.as_bytes().eq_ignore_ascii_case(b"trailers"));
-    for name in listed.iter().chain(&CONNECTION_FIELDS) {
+    let present = present_connection_fields(headers);
+    let fixed = CONNECTION_FIELDS.iter().enumerate().filter(|(place, _)| present & (1 << place) != 0).map(|(_, name)| name);
+    for name in listed.iter().chain(fixed) {
         headers.remove(name);
     }
     if speaks_trailers {
@@ -51,6 +57,13 @@ pub(crate) fn strip_connection_fields(headers: &mut HeaderMap) -> bool {
         headers.insert(header::TE, HeaderValue::from_static("trailers"));
     }
     true
+}
+
+/// One bit for each of the connection fields that is there: most messages have one, and looking for all of them by name costs
+/// as much as reading the message.
+fn present_connection_fields(headers: &HeaderMap) -> u16 {
+    let places = headers.keys().filter_map(|name| CONNECTION_FIELDS.iter().position(|field| field == name));
+    places.fold(0, |present, place| present | 1 << place)
 }
 
 /// Whether this is a request to become a WebSocket (RFC 6455 section 4.1).

@@ -125,14 +125,21 @@ impl Scheme {
 impl Origin {
     /// Host and port as they stand in a Host header: the default port is left out, an IPv6 address is in brackets.
     pub(crate) fn authority(&self) -> String {
-        let host = match self.host.contains(':') {
-            true => format!("[{}]", self.host),
-            false => self.host.to_string(),
-        };
-        match self.port == self.scheme.default_port() {
-            true => host,
-            false => format!("{host}:{}", self.port),
+        // Room for brackets, a colon and five digits.
+        let mut authority = String::with_capacity(self.host.len() + 8);
+        match self.host.contains(':') {
+            true => authority.extend(["[", &self.host, "]"]),
+            false => authority.push_str(&self.host),
         }
+        if self.port != self.scheme.default_port() {
+            authority.extend([":", &self.port.to_string()]);
+        }
+        authority
+    }
+
+    /// The address of a page here. Its path begins with a slash, or is the one asterisk.
+    pub(crate) fn url(&self, path_and_query: &str) -> String {
+        [self.scheme.as_str(), "://", &self.authority(), path_and_query].concat()
     }
 
     /// Whether a text is `authority()` to the letter. What nearly every request in a tunnel has, told without making it.

@@ -163,6 +163,10 @@ impl Snapshot {
     /// What is known about a URL, with or without its query; the fragment, the scheme and a default port do not count.
     /// What is known about its host is not repeated here.
     pub fn url(&self, url: &str) -> Knowledge<'_> {
+        // Most installations have no list of URLs, and every request asks.
+        if self.0.urls.text().is_empty() {
+            return self.nothing();
+        }
         let Some(key) = canonical_url(url) else {
             return self.nothing();
         };

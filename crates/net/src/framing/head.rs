@@ -73,7 +73,10 @@ impl<'a> Iterator for Lines<'a> {
 
     fn next(&mut self) -> Option<&'a [u8]> {
         let rest = self.rest?;
-        match rest.windows(2).position(|pair| pair == b"\r\n") {
+        // A line feed without its carriage return ends no line; as part of one it is refused.
+        let ends = rest.iter().enumerate().filter(|(_, byte)| **byte == b'\n').map(|(place, _)| place);
+        let end = ends.filter_map(|feed| feed.checked_sub(1)).find(|end| rest.get(*end) == Some(&b'\r'));
+        match end {
             Some(end) => {
                 self.rest = rest.get(end + 2..);
                 rest.get(..end)
@@ -142,9 +145,26 @@ fn trim(mut value: &[u8]) -> &[u8] {
     value
 }
 
-/// RFC 9110 section 5.6.2.
+/// RFC 9110 section 5.6.2. A table, because every byte of every name is asked about.
 fn is_token(byte: u8) -> bool {
-    byte.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(&byte)
+    static TOKENS: [bool; 256] = tokens();
+    TOKENS[usize::from(byte)]
+}
+
+const fn tokens() -> [bool; 256] {
+    const MARKS: &[u8] = b"!#$%&'*+-.^_`|~";
+    let mut table = [false; 256];
+    let mut byte = 0u8;
+    while byte < 128 {
+        table[byte as usize] = byte.is_ascii_alphanumeric();
+        byte += 1;
+    }
+    let mut place = 0;
+    while place < MARKS.len() {
+        table[MARKS[place] as usize] = true;
+        place += 1;
+    }
+    table
 }
 
 impl Framing {
