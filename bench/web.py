@@ -100,6 +100,7 @@ def start_origin(folder, big_mib, file_mib):
         f" access_log off; client_body_temp_path {folder}/a; proxy_temp_path {folder}/b; fastcgi_temp_path {folder}/c;\n"
         f" uwsgi_temp_path {folder}/d; scgi_temp_path {folder}/e; keepalive_requests 100000000; tcp_nodelay on;\n"
         f" server {{ listen 127.0.0.1:{port} ssl; ssl_certificate {folder}/origin.pem; ssl_certificate_key {folder}/origin.key;\n"
+        "  ssl_protocols TLSv1.2 TLSv1.3;\n"
         f"  ssl_buffer_size 16k; root {root}; }} }}\n"
     )
     # nginx drops to a user of its own, which must be able to read the files.
