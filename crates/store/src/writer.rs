@@ -17,9 +17,9 @@ use crate::{Error, Result, batch};
 /// How long a writer that holds events waits before it tries a full disk again.
 const HOLD_WAIT: Duration = Duration::from_millis(500);
 
-/// How long the writer looks away while it gathers. In this time less than a tenth of the queue comes at the highest rate that
-/// all gates reach together, and a flush waits for it at most.
-const GATHER_SLICE: Duration = Duration::from_millis(1);
+/// How long the writer looks away while it gathers. In this time a tenth of the queue comes at the highest rate that all gates
+/// reach together, and a flush waits for it at most.
+const GATHER_SLICE: Duration = Duration::from_millis(10);
 
 /// Log bytes of one segment before it is sealed, however few its events: a quarter of what the offsets of a column reach.
 const SEGMENT_BYTES_MAX: u64 = 512 << 20;
