@@ -110,7 +110,7 @@ def start_origin(folder, big_mib, file_mib):
     return child, port
 
 
-def start_squid(folder):
+def start_squid(folder, log):
     port, config, home = free_port(), folder / "squid.conf", folder / "squid"
     home.mkdir()
     run(CERTGEN, "-c", "-s", home / "certificates", "-M", "4MB")
@@ -122,7 +122,7 @@ def start_squid(folder):
         f"sslcrtd_program {CERTGEN} -s {home}/certificates -M 4MB\nsslcrtd_children 2 startup=1\n"
         "acl first at_step SslBump1\nssl_bump peek first\nssl_bump bump all\n"
         f"tls_outgoing_options cafile={folder}/origin-ca.pem\nacl all_ports port 1-65535\nhttp_access allow all\n"
-        f"cache deny all\naccess_log none\ncache_log {home}/cache.log\npid_filename none\ncoredump_dir {home}\n"
+        f"cache deny all\naccess_log {log}\ncache_log {home}/cache.log\npid_filename none\ncoredump_dir {home}\n"
         "shutdown_lifetime 1 second\nmax_filedescriptors 8192\nmemory_pools on\n"
     )
     child = subprocess.Popen(["squid", "-N", "-f", config], stdout=subprocess.DEVNULL, stderr=open(folder / "squid.err", "w"))
@@ -253,6 +253,7 @@ def main():
     parser.add_argument("--file-mib", type=int, default=64, help="a file below the size that is scanned")
     parser.add_argument("--parallel", type=int, default=100)
     parser.add_argument("--only", default="keepalive,new,big,files,parallel")
+    parser.add_argument("--squid-log", default="none", help="squid's access_log; Debian's own is daemon:/var/log/squid/access.log")
     parser.add_argument("--peers", default="sekisho,sekisho-no-scan,squid")
     wanted = parser.parse_args()
     program = pathlib.Path(wanted.program).resolve()
@@ -267,7 +268,7 @@ def main():
             servers = {}
             for name in peers:
                 if name == "squid":
-                    servers[name] = start_squid(folder)
+                    servers[name] = start_squid(folder, wanted.squid_log)
                 else:
                     servers[name] = start_sekisho(program, folder, name, wanted.rules, name == "sekisho")
                 started.append(servers[name]["child"])
