@@ -130,7 +130,8 @@ fn accept_connect(road: Arc<Road>, session: Session, mut request: Request<Incomi
         let stream = Rewound::new(parts.read_buf, parts.io.into_inner());
         let arrival =
             Arrival { shared: road.shared.clone(), session, cut: road.cut.clone(), host, port, slot: road.slot.clone() };
-        arrival.run(stream).await;
+        // In a box of its own: the state of a tunnel is large, and spawning moves what it is given several times.
+        Box::pin(arrival.run(stream)).await;
     });
     Response::new(WebBody::empty())
 }

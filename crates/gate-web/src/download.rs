@@ -185,7 +185,7 @@ impl Exchange<'_> {
         let (feeder, body) = WebBody::fed(length);
         let name = file_name(&parts.headers, &self.path);
         let trickle = Trickle { road: self.road.clone(), feeder, spool, incoming, name, released: 0, trailers: None };
-        tokio::spawn(trickle.run(passage));
+        tokio::spawn(Box::pin(trickle.run(passage)));
         Response::from_parts(parts, body)
     }
 }

@@ -233,7 +233,8 @@ async fn accept(door: Door, listener: TcpListener, shared: Arc<Shared>, slots: A
         match listener.accept().await {
             Ok((tcp, peer)) => {
                 let shared = shared.clone();
-                tokio::spawn(async move { enter(door, tcp, canonical_peer(peer), shared, Arc::new(slot)).await });
+                // In a box of its own: the state of a connection is large, and spawning moves what it is given several times.
+                tokio::spawn(Box::pin(enter(door, tcp, canonical_peer(peer), shared, Arc::new(slot))));
             }
             Err(error) => {
                 crate::events::accept_failed(door.as_str(), &error);
