@@ -24,7 +24,7 @@ mod stream;
 pub use events::{Counter, counters};
 pub use resolver::{DnsResolver, Failure};
 pub use serve::{DnsGate, bind};
-pub use spec::{BlockError, BlockMode, DnsGateConfig, DnsGateSpec};
+pub use spec::{BlockError, BlockMode, DnsGateConfig, DnsGateSpec, DnssecMode, YoutubeRestriction};
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
@@ -42,6 +42,8 @@ pub enum Error {
     Certificates { path: PathBuf, source: rustls_pki_types::pem::Error },
     #[error("a certificate of `{path}` cannot be a root")]
     Root { path: PathBuf, source: rustls::Error },
+    #[error("the trust anchors of `{path}` cannot be read: {problem}")]
+    TrustAnchors { path: PathBuf, problem: String },
     #[error("cannot listen for {protocol} on {address}")]
     Listen { protocol: &'static str, address: SocketAddr, source: std::io::Error },
     #[error("{protocol} needs a certificate and none was given")]

@@ -9,12 +9,21 @@ use hickory_proto::rr::{Name, RData, Record, RecordType};
 pub(crate) mod extended {
     pub(crate) const OTHER: u16 = 0;
     pub(crate) const STALE_ANSWER: u16 = 3;
+    pub(crate) const DNSSEC_BOGUS: u16 = 6;
+    pub(crate) const SIGNATURE_EXPIRED: u16 = 7;
+    pub(crate) const SIGNATURE_NOT_YET_VALID: u16 = 8;
+    pub(crate) const DNSKEY_MISSING: u16 = 9;
+    pub(crate) const RRSIGS_MISSING: u16 = 10;
+    pub(crate) const NO_ZONE_KEY: u16 = 11;
+    pub(crate) const NSEC_MISSING: u16 = 12;
     pub(crate) const BLOCKED: u16 = 15;
     pub(crate) const CENSORED: u16 = 16;
     pub(crate) const FILTERED: u16 = 17;
     pub(crate) const STALE_NXDOMAIN: u16 = 19;
     pub(crate) const NO_REACHABLE_AUTHORITY: u16 = 22;
     pub(crate) const NETWORK_ERROR: u16 = 23;
+    /// Of the registry, after RFC 8914 (RFC 9276 section 3.2).
+    pub(crate) const NSEC3_ITERATIONS: u16 = 27;
 }
 
 /// One extended error: a code, and words for the person at the other end.

@@ -7,6 +7,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use checkpoint::FailureMode;
+use hickory_proto::dnssec::TrustAnchors;
 use rustls::pki_types::{CertificateDer, ServerName, pem::PemObject};
 use serde::{Deserialize, Serialize};
 
@@ -44,6 +45,27 @@ pub enum BlockError {
     Filtered,
 }
 
+/// How much the restricted YouTube hides (AC-05).
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum YoutubeRestriction {
+    #[default]
+    Strict,
+    Moderate,
+}
+
+/// Whether answers are checked against the signatures of their zones (RFC 4035).
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum DnssecMode {
+    /// The word of the upstream is passed on where the way to it is protected. The default, because the resolvers that a
+    /// system names are often ones that leave signatures out, and then nothing would resolve.
+    #[default]
+    Off,
+    /// Every answer is proved up to a trust anchor; one that should be signed and is not, or wrongly, is SERVFAIL.
+    Validate,
+}
+
 /// The settings as written.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
@@ -78,10 +100,17 @@ pub struct DnsGateSpec {
     pub block_page_ipv4: Option<Ipv4Addr>,
     pub block_page_ipv6: Option<Ipv6Addr>,
     pub block_ttl_seconds: u32,
+    pub dnssec: DnssecMode,
+    /// DNSKEY records, as in a zone file, that are trusted in place of the root's published keys.
+    pub dnssec_trust_anchor_file: Option<PathBuf>,
+    /// Names, with all below them, that are not validated, such as an internal view of a signed domain (RFC 7646).
+    pub dnssec_danger_exempt: Vec<String>,
     /// Drops private addresses from the answers to public names.
     pub rebinding_protection: bool,
     /// Names, with all below them, that may have private addresses.
     pub rebinding_allowed: Vec<String>,
+    /// What a `ytrestricted` or `safesearch` rule makes of YouTube.
+    pub youtube_restriction: YoutubeRestriction,
     /// Answers ANY with one short record (RFC 8482).
     pub minimise_any: bool,
     /// Removes HTTP/3 and encrypted-ClientHello hints from HTTPS records, so that clients come by a way that the web
@@ -123,8 +152,12 @@ impl Default for DnsGateSpec {
             block_page_ipv6: None,
             // AC-02's published sample; short, so that a changed rule shows soon.
             block_ttl_seconds: 60,
+            dnssec: DnssecMode::Off,
+            dnssec_trust_anchor_file: None,
+            dnssec_danger_exempt: Vec::new(),
             rebinding_protection: true,
             rebinding_allowed: Vec::new(),
+            youtube_restriction: YoutubeRestriction::Strict,
             minimise_any: true,
             strip_https_hints: true,
             // A browser start asks about 200 names; no person asks 1,000 a second for long.
@@ -150,6 +183,16 @@ pub(crate) enum UpstreamTransport {
     Tls(ServerName<'static>),
 }
 
+/// The keys on which every proof ends.
+#[derive(Clone)]
+pub(crate) struct Anchors(pub(crate) Arc<TrustAnchors>);
+
+impl std::fmt::Debug for Anchors {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "Anchors({} of the root)", self.0.len())
+    }
+}
+
 /// The settings as used.
 #[derive(Clone, Debug)]
 pub struct DnsGateConfig {
@@ -159,6 +202,8 @@ pub struct DnsGateConfig {
     pub(crate) upstream_timeout: Duration,
     pub(crate) upstream_deadline: Duration,
     pub(crate) rebinding_allowed: Arc<[String]>,
+    pub(crate) trust_anchors: Anchors,
+    pub(crate) dnssec_exempt: Arc<[String]>,
     pub(crate) workers: usize,
 }
 
@@ -173,14 +218,17 @@ impl DnsGateConfig {
             [] => system_upstreams(&std::fs::read_to_string("/etc/resolv.conf").unwrap_or_default(), &spec.udp),
             written => written.iter().map(|text| parse_upstream(text)).collect::<Result<_, _>>()?,
         };
-        let allowed = spec.rebinding_allowed.iter().filter_map(|name| model::name::canonical(name)).collect();
         let cores = std::thread::available_parallelism().map_or(1, usize::from);
         Ok(DnsGateConfig {
             upstreams,
             upstream_roots: spec.upstream_ca_file.as_deref().map_or(Ok(Vec::new()), read_roots)?,
             upstream_timeout: Duration::from_millis(spec.upstream_timeout_ms),
             upstream_deadline: Duration::from_millis(spec.upstream_deadline_ms),
-            rebinding_allowed: allowed,
+            rebinding_allowed: canonical_names(&spec.rebinding_allowed),
+            trust_anchors: Anchors(Arc::new(
+                spec.dnssec_trust_anchor_file.as_deref().map_or(Ok(TrustAnchors::default()), read_anchors)?,
+            )),
+            dnssec_exempt: canonical_names(&spec.dnssec_danger_exempt),
             workers: if spec.workers == 0 { cores } else { spec.workers },
             spec,
         })
@@ -245,6 +293,14 @@ fn parse_upstream(text: &str) -> Result<Upstream, Error> {
 fn parse_address(text: &str, port: u16) -> Option<SocketAddr> {
     let bare = text.trim_start_matches('[').trim_end_matches(']');
     text.parse().ok().or_else(|| bare.parse().ok().map(|address| SocketAddr::new(address, port)))
+}
+
+fn canonical_names(names: &[String]) -> Arc<[String]> {
+    names.iter().filter_map(|name| model::name::canonical(name)).collect()
+}
+
+fn read_anchors(path: &Path) -> Result<TrustAnchors, Error> {
+    TrustAnchors::from_file(path).map_err(|error| Error::TrustAnchors { path: path.to_owned(), problem: error.to_string() })
 }
 
 fn read_roots(path: &Path) -> Result<Vec<CertificateDer<'static>>, Error> {

@@ -127,6 +127,16 @@ impl Cache {
         }
     }
 
+    /// Drops an answer that is at least this old; true where there was one.
+    pub(crate) fn forget(&self, key: &Key, age: Duration, at: Instant) -> bool {
+        let is_old = |entry: &Arc<Entry>| at.saturating_duration_since(entry.stored) >= age;
+        let found = self.entries.get(key).is_some_and(|entry| is_old(&entry));
+        if found {
+            self.entries.invalidate(key);
+        }
+        found
+    }
+
     /// Whether a recent try failed, so that another is pointless for a few seconds.
     pub(crate) fn failed(&self, key: &Key) -> bool {
         self.failures.contains_key(key)

@@ -2,6 +2,7 @@
 //! must match (RFC 5452, draft-vixie-dnsext-dns0x20), and of the records only those on the way from the name that was
 //! asked for to its end are kept. All else could be put there by somebody who wants it cached.
 
+use hickory_proto::dnssec::rdata::DNSSECRData;
 use hickory_proto::op::{Message, MessageType, OpCode, ResponseCode};
 use hickory_proto::rr::rdata::opt::{EdnsCode, EdnsOption};
 use hickory_proto::rr::{DNSClass, Name, RData, Record, RecordType};
@@ -14,9 +15,6 @@ const LINKS_MAX: usize = 16;
 
 /// Extended errors taken over from an upstream.
 const ERRORS_MAX: usize = 4;
-
-/// DNAME (RFC 6672), which the wire library does not name.
-const DNAME: RecordType = RecordType::Unknown(39);
 
 /// How far a message answers what was sent.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -56,6 +54,7 @@ pub(super) fn matches(sent: &Message, received: &Message) -> Match {
 /// Keeps the chain from the name that was asked for, and of the authority what a negative answer needs.
 pub(super) fn check(question: &Question, message: Message) -> Result<Checked, EndlessChain> {
     let chain = chain_of(question, &message.answers)?;
+    let dangles = ends_nowhere(question, &message, &chain);
     let code = message.metadata.response_code;
     let errors = upstream_errors(&message);
     let mut answers: Vec<Record> =
@@ -65,12 +64,12 @@ pub(super) fn check(question: &Question, message: Message) -> Result<Checked, En
     let authorities: Vec<Record> =
         message.authorities.into_iter().filter(|record| keep_authority(question, end, record)).collect();
     let reply = Reply { code, authentic: message.metadata.authentic_data, answers, authorities, errors };
-    let dangling = is_dangling(question, &chain, &reply).then(|| end.clone());
+    let dangling = dangles.then(|| end.clone());
     Ok(Checked { reply, dangling })
 }
 
 /// The name that was asked for and the target of each CNAME from there on, all in lower case.
-fn chain_of(question: &Question, answers: &[Record]) -> Result<Vec<Name>, EndlessChain> {
+pub(super) fn chain_of(question: &Question, answers: &[Record]) -> Result<Vec<Name>, EndlessChain> {
     let mut chain = vec![question.name.clone()];
     if matches!(question.kind, RecordType::CNAME | RecordType::ANY) {
         return Ok(chain);
@@ -97,7 +96,7 @@ fn keep_answer(question: &Question, chain: &[Name], mut record: Record) -> Optio
         return None;
     }
     let kind = record.record_type();
-    if kind == DNAME && question.dnssec_ok {
+    if question.dnssec_ok && (kind == RecordType::DNAME || signs_dname(&record)) {
         return chain.iter().any(|name| record.name.zone_of(name)).then_some(record);
     }
     let wanted = kind == question.kind
@@ -109,6 +108,10 @@ fn keep_answer(question: &Question, chain: &[Name], mut record: Record) -> Optio
     Some(record)
 }
 
+fn signs_dname(record: &Record) -> bool {
+    matches!(&record.data, RData::DNSSEC(DNSSECRData::RRSIG(signature)) if signature.input().type_covered == RecordType::DNAME)
+}
+
 fn keep_authority(question: &Question, end: &Name, record: &Record) -> bool {
     let kind = record.record_type();
     let proves = matches!(kind, RecordType::NSEC | RecordType::NSEC3 | RecordType::RRSIG) && question.dnssec_ok;
@@ -116,9 +119,14 @@ fn keep_authority(question: &Question, end: &Name, record: &Record) -> bool {
         && ((kind == RecordType::SOA && record.name.zone_of(end)) || (proves && record.name.num_labels() > 0))
 }
 
-fn is_dangling(question: &Question, chain: &[Name], reply: &Reply) -> bool {
-    let authority = reply.authorities.iter().any(|record| record.record_type() == RecordType::SOA);
-    chain.len() > 1 && reply.code == ResponseCode::NoError && !authority && !reply.has(question.kind)
+/// Whether an alias leads to a name of which the answer says nothing, neither records nor that there are none.
+pub(super) fn ends_nowhere(question: &Question, message: &Message, chain: &[Name]) -> bool {
+    let Some(end) = chain.last().filter(|_| chain.len() > 1) else { return false };
+    let says_none = |record: &Record| record.record_type() == RecordType::SOA && record.name.zone_of(end);
+    let answers = |record: &Record| record.record_type() == question.kind && record.name == *end;
+    message.metadata.response_code == ResponseCode::NoError
+        && !message.authorities.iter().any(says_none)
+        && !message.answers.iter().any(answers)
 }
 
 /// The codes that the upstream gave; its words are a stranger's and are left out.
@@ -205,8 +213,8 @@ mod tests {
         let mut message = message(vec![
             address("www.example.", 1),
             unknown("www.example.", RecordType::RRSIG),
-            unknown("example.", DNAME),
-            unknown("elsewhere.", DNAME),
+            unknown("example.", RecordType::DNAME),
+            unknown("elsewhere.", RecordType::DNAME),
         ]);
         message.add_authority(unknown("a.example.", RecordType::NSEC));
         let kept = |dnssec_ok| {

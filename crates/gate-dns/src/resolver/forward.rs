@@ -20,6 +20,7 @@ use tokio_rustls::client::TlsStream;
 
 use super::Question;
 use super::check::{self, Checked, Match};
+use super::dnssec::{Validator, Verdict};
 use crate::Error;
 use crate::encode::{PAYLOAD_BYTES_MAX, STREAM_BYTES_MAX};
 use crate::reply::extended;
@@ -48,6 +49,9 @@ pub enum Failure {
     /// `extended` is the upstream's own reason, such as a signature that does not verify (RFC 8914).
     #[error("the upstream resolvers answered with code {code}")]
     Code { code: u16, extended: u16 },
+    /// The signatures of the answer, or their absence, do not verify; `extended` says what is wrong.
+    #[error("the signatures of the answer do not verify")]
+    Bogus { extended: u16 },
     #[error("the chain of names has no end")]
     EndlessChain,
     #[error("too many questions are under way")]
@@ -68,7 +72,7 @@ impl Failure {
         match self {
             Failure::Deadline | Failure::Remembered => extended::NO_REACHABLE_AUTHORITY,
             Failure::Network => extended::NETWORK_ERROR,
-            Failure::Code { extended, .. } => extended,
+            Failure::Code { extended, .. } | Failure::Bogus { extended } => extended,
             Failure::EndlessChain | Failure::Overloaded | Failure::Abandoned => extended::OTHER,
             Failure::TooLong | Failure::NotPermitted => extended::OTHER,
         }
@@ -80,6 +84,7 @@ impl Failure {
             Failure::Deadline => "deadline",
             Failure::Network => "upstream_unreachable",
             Failure::Code { .. } => "upstream_refused",
+            Failure::Bogus { .. } => "dnssec_bogus",
             Failure::EndlessChain => "endless_chain",
             Failure::Overloaded => "overloaded",
             Failure::Remembered => "upstream_failed_recently",
@@ -164,24 +169,35 @@ impl Forwarder {
         })
     }
 
-    /// Asks the resolvers of a rule where it named some, and the usual ones otherwise.
-    pub(super) async fn ask(&self, question: &Question, route: &[SocketAddr]) -> Result<(Checked, Arc<str>), Failure> {
+    /// Asks the resolvers of a rule where it named some, and the usual ones otherwise. With a validator no answer is taken
+    /// that it does not prove; another upstream may have a better one.
+    pub(super) async fn ask(
+        &self,
+        question: &Question,
+        route: &[SocketAddr],
+        validator: Option<&Validator>,
+    ) -> Result<(Checked, Arc<str>), Failure> {
         let chosen: Vec<Arc<Server>> = match route {
             [] => self.servers.clone(),
             route => route.iter().map(|address| Arc::new(Server::new(Upstream::datagram(*address)))).collect(),
         };
-        timeout(self.deadline, self.ask_each(question, &chosen)).await.unwrap_or(Err(Failure::Deadline))
+        timeout(self.deadline, self.ask_each(question, &chosen, validator)).await.unwrap_or(Err(Failure::Deadline))
     }
 
     /// Every upstream has its turn, and then a second one: a datagram that got lost is not a server that is down.
-    async fn ask_each(&self, question: &Question, servers: &[Arc<Server>]) -> Result<(Checked, Arc<str>), Failure> {
+    async fn ask_each(
+        &self,
+        question: &Question,
+        servers: &[Arc<Server>],
+        validator: Option<&Validator>,
+    ) -> Result<(Checked, Arc<str>), Failure> {
         let mut last = Failure::Network;
         let (resting, awake): (Vec<_>, Vec<_>) = servers.iter().partition(|server| server.rests());
         let mut turn: Vec<&Arc<Server>> = awake.into_iter().chain(resting).collect();
         for _ in 0..ROUNDS {
             let mut silent = Vec::new();
             for server in turn {
-                match self.ask_one(question, server).await {
+                match self.ask_one(question, server, validator).await {
                     Ok(checked) => return Ok((checked, Arc::clone(&server.label))),
                     Err(failure) => last = failure,
                 }
@@ -194,8 +210,12 @@ impl Forwarder {
         Err(last)
     }
 
-    async fn ask_one(&self, question: &Question, server: &Server) -> Result<Checked, Failure> {
-        let message = match timeout(self.timeout, self.exchange(question, server)).await {
+    async fn ask_one(&self, question: &Question, server: &Server, validator: Option<&Validator>) -> Result<Checked, Failure> {
+        // A validator upstream is told to leave the judgement to this one, and to give what it is made from (RFC 6840
+        // section 5.9).
+        let unjudged = Question { dnssec_ok: true, checking_disabled: true, ..question.clone() };
+        let sent = if validator.is_some() { &unjudged } else { question };
+        let mut message = match timeout(self.timeout, self.exchange(sent, server)).await {
             Ok(Ok(message)) => message,
             Ok(Err(_)) => {
                 server.rest();
@@ -213,8 +233,18 @@ impl Forwarder {
                 return Err(Failure::Code { code: code.into(), extended });
             }
         }
+        let verdict = match validator {
+            Some(validator) => Some(validator.validate(question, &mut message).await?),
+            None => None,
+        };
         let mut checked = check::check(question, message).map_err(|check::EndlessChain| Failure::EndlessChain)?;
-        checked.reply.authentic &= server.is_protected();
+        checked.reply.authentic = match verdict {
+            Some(verdict) => verdict == Verdict::Secure,
+            None => checked.reply.authentic && server.is_protected(),
+        };
+        if let Some(Verdict::Insecure(Some(reason))) = verdict {
+            checked.reply = checked.reply.with_error(reason, "");
+        }
         Ok(checked)
     }
 

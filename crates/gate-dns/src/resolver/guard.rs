@@ -3,6 +3,7 @@
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
+use hickory_proto::dnssec::rdata::DNSSECRData;
 use hickory_proto::rr::rdata::svcb::{Alpn, IpHint, SvcParamKey, SvcParamValue};
 use hickory_proto::rr::rdata::{A, AAAA, SVCB};
 use hickory_proto::rr::{RData, Record, RecordType};
@@ -13,7 +14,7 @@ use crate::reply::Reply;
 
 /// Names that are private by their definition, and so may have private addresses: RFC 6761, RFC 6762, RFC 8375 and
 /// ICANN's reservation of `internal`.
-const PRIVATE_DOMAINS: &[&str] = &["localhost", "local", "home.arpa", "internal", "test"];
+pub(super) const PRIVATE_DOMAINS: &[&str] = &["localhost", "local", "home.arpa", "internal", "test"];
 
 /// Whether a name may have private addresses: it is private itself, has one label, or the operator allows it.
 pub(super) fn may_be_private(host: &str, allowed: &[String]) -> bool {
@@ -108,11 +109,9 @@ fn drop_private_hints(value: &mut SvcParamValue) -> bool {
     }
 }
 
-/// A signature names the type that it covers in its first two bytes (RFC 4034 section 3.1).
 fn signs_service(record: &Record) -> bool {
-    let RData::Unknown { code: RecordType::RRSIG, rdata } = &record.data else { return false };
-    let covered = rdata.anything.first_chunk::<2>().map(|kind| RecordType::from(u16::from_be_bytes(*kind)));
-    matches!(covered, Some(RecordType::HTTPS | RecordType::SVCB))
+    let RData::DNSSEC(DNSSECRData::RRSIG(signature)) = &record.data else { return false };
+    matches!(signature.input().type_covered, RecordType::HTTPS | RecordType::SVCB)
 }
 
 /// Addresses that mean this machine or a network behind it (RFC 6890).
@@ -151,7 +150,10 @@ fn is_private_v6(address: Ipv6Addr) -> bool {
 
 #[cfg(test)]
 mod tests {
+    use hickory_proto::dnssec::Algorithm;
+    use hickory_proto::dnssec::rdata::{RRSIG, SigInput};
     use hickory_proto::rr::Name;
+    use hickory_proto::rr::SerialNumber;
     use hickory_proto::rr::rdata::HTTPS;
     use hickory_proto::rr::rdata::svcb::EchConfigList;
 
@@ -222,16 +224,24 @@ mod tests {
         let ech = (SvcParamKey::EchConfigList, SvcParamValue::EchConfigList(EchConfigList(vec![1, 2])));
         let full = https(vec![(SvcParamKey::Alpn, alpn(&["h3", "h3-29", "h2"])), ech]);
         let quic = https(vec![(SvcParamKey::Alpn, alpn(&["h3"])), (SvcParamKey::NoDefaultAlpn, SvcParamValue::NoDefaultAlpn)]);
-        let signature = |covered: u16| {
-            let mut rdata = covered.to_be_bytes().to_vec();
-            rdata.extend([0; 16]);
-            RData::Unknown { code: RecordType::RRSIG, rdata: hickory_proto::rr::rdata::NULL::with(rdata) }
+        let signature = |type_covered| {
+            let input = SigInput {
+                type_covered,
+                algorithm: Algorithm::ED25519,
+                num_labels: 2,
+                original_ttl: 60,
+                sig_expiration: SerialNumber::new(2),
+                sig_inception: SerialNumber::new(1),
+                key_tag: 1,
+                signer_name: Name::root(),
+            };
+            RData::DNSSEC(DNSSECRData::RRSIG(RRSIG::from_sig(input, vec![0; 64])))
         };
-        let answers = [full, quic, signature(65), signature(5)].into_iter().map(record).collect();
+        let answers = [full, quic, signature(RecordType::HTTPS), signature(RecordType::A)].into_iter().map(record).collect();
         let mut reply = Reply { authentic: true, ..Reply::answering(answers) };
         strip_hints(&mut reply);
         let left: Vec<RData> = reply.answers.into_iter().map(|record| record.data).collect();
-        assert_eq!(left, [https(vec![(SvcParamKey::Alpn, alpn(&["h2"]))]), https(Vec::new()), signature(5)]);
+        assert_eq!(left, [https(vec![(SvcParamKey::Alpn, alpn(&["h2"]))]), https(Vec::new()), signature(RecordType::A)]);
         assert!(!reply.authentic);
     }
 }

@@ -4,6 +4,7 @@
 
 mod cache;
 mod check;
+mod dnssec;
 mod flight;
 mod forward;
 mod guard;
@@ -25,15 +26,19 @@ pub(crate) use self::rewrite::Rewrite;
 
 use self::cache::{Cache, Held, Key, Retention};
 use self::check::Checked;
+use self::dnssec::{Validator, zones_above};
 use self::flight::{Flights, Leader, Role, await_landing};
 use self::forward::Forwarder;
 use crate::Error;
 use crate::decode::{Query, host_text};
 use crate::reply::{Reply, extended};
-use crate::spec::DnsGateConfig;
+use crate::spec::{DnsGateConfig, DnssecMode};
 
 /// A client with an expired answer at hand waits this long for a new one (RFC 8767 section 5).
 const STALE_WAIT: Duration = Duration::from_millis(1_800);
+
+/// Keys of a zone that does not verify are asked for again at most this often, however many of its names are asked for.
+const KEYS_REST: Duration = Duration::from_secs(5);
 
 /// Names that are asked for in turn when an upstream gives an alias without its end.
 const FOLLOWED_MAX: usize = 8;
@@ -74,6 +79,7 @@ struct Inner {
     cache: Cache,
     flights: Arc<Flights>,
     forwarder: Forwarder,
+    validator: Option<Validator>,
     config: DnsGateConfig,
 }
 
@@ -85,10 +91,14 @@ impl DnsResolver {
             ttl_max: config.spec.cache_ttl_seconds_max,
             stale: Duration::from_secs(config.spec.stale_seconds_max.into()),
         };
-        Ok(DnsResolver(Arc::new(Inner {
+        let forwarder = Forwarder::new(config)?;
+        let validates = config.spec.dnssec == DnssecMode::Validate;
+        Ok(DnsResolver(Arc::new_cyclic(|inner| Inner {
             cache: Cache::new(config.spec.cache_bytes, retention),
             flights: Arc::new(Flights::default()),
-            forwarder: Forwarder::new(config)?,
+            forwarder,
+            validator: validates
+                .then(|| Validator::new(inner.clone(), Arc::clone(&config.trust_anchors.0), Arc::clone(&config.dnssec_exempt))),
             config: config.clone(),
         })))
     }
@@ -169,13 +179,7 @@ impl DnsResolver {
         route: Box<[SocketAddr]>,
         fails: FailureMode,
     ) -> Result<(Arc<Entry>, Source), Failure> {
-        let key = Key {
-            host: host_text(&question.name).unwrap_or_else(|| question.name.to_ascii()).into(),
-            kind: question.kind,
-            dnssec_ok: question.dnssec_ok,
-            checking_disabled: question.checking_disabled,
-            route,
-        };
+        let key = key_of(&question, route);
         let stale = match self.0.cache.get(&key, Instant::now()) {
             Held::Fresh(entry) => return Ok((entry, Source::Cache)),
             Held::Stale(entry) if fails == FailureMode::Open => Some(entry),
@@ -213,7 +217,15 @@ impl DnsResolver {
     }
 
     async fn ask(&self, question: &Question, key: &Key) -> Result<Entry, Failure> {
-        let (mut reply, upstream) = self.ask_to_the_end(question, &key.route).await?;
+        // Resolvers that a rule chose serve zones of which the public tree knows nothing (AC-07).
+        let is_judged =
+            |validator: &&Validator| !question.checking_disabled && key.route.is_empty() && validator.concerns(&key.host);
+        let validator = self.0.validator.as_ref().filter(is_judged);
+        let mut asked = self.ask_to_the_end(question, &key.route, validator).await;
+        if matches!(asked, Err(Failure::Bogus { .. })) && self.forget_keys(question) {
+            asked = self.ask_to_the_end(question, &key.route, validator).await;
+        }
+        let (mut reply, upstream) = asked?;
         let rebinding = self.guard(&mut reply, question, key);
         self.0.cache.clamp(&mut reply);
         let entry = Entry::new(&question.name, question.kind, reply, upstream, Instant::now()).ok_or(Failure::TooLong)?;
@@ -221,9 +233,14 @@ impl DnsResolver {
     }
 
     /// Follows aliases whose end an upstream left out.
-    async fn ask_to_the_end(&self, question: &Question, route: &[SocketAddr]) -> Result<(Reply, Arc<str>), Failure> {
+    async fn ask_to_the_end(
+        &self,
+        question: &Question,
+        route: &[SocketAddr],
+        validator: Option<&Validator>,
+    ) -> Result<(Reply, Arc<str>), Failure> {
         let forwarder = &self.0.forwarder;
-        let (Checked { mut reply, mut dangling }, upstream) = forwarder.ask(question, route).await?;
+        let (Checked { mut reply, mut dangling }, upstream) = forwarder.ask(question, route, validator).await?;
         let mut seen = vec![question.name.clone()];
         while let Some(target) = dangling.take() {
             if seen.len() > FOLLOWED_MAX || seen.contains(&target) {
@@ -231,7 +248,7 @@ impl DnsResolver {
             }
             seen.push(target.clone());
             let follow_up = Question { name: target, ..question.clone() };
-            let (more, _) = forwarder.ask(&follow_up, route).await?;
+            let (more, _) = forwarder.ask(&follow_up, route, validator).await?;
             dangling = more.dangling;
             reply.code = more.reply.code;
             reply.authentic &= more.reply.authentic;
@@ -239,6 +256,19 @@ impl DnsResolver {
             reply.authorities = more.reply.authorities;
         }
         Ok((reply, upstream))
+    }
+
+    /// Keys and delegations in the cache may be the reason why an answer does not verify: their zone has new ones. True
+    /// where there were some that are worth asking for again.
+    fn forget_keys(&self, question: &Question) -> bool {
+        let mut forgot = false;
+        for zone in zones_above(&question.name) {
+            for kind in [RecordType::DNSKEY, RecordType::DS] {
+                let above = Question { name: zone.clone(), kind, dnssec_ok: true, checking_disabled: true };
+                forgot |= self.0.cache.forget(&key_of(&above, Box::default()), KEYS_REST, Instant::now());
+            }
+        }
+        forgot
     }
 
     /// Takes out what may not enter. True where private addresses were among it. Resolvers that a rule chose are trusted
@@ -260,6 +290,16 @@ impl DnsResolver {
             *reply = Reply::negative(reply.code, &question.name, spec.block_ttl_seconds).with_error(extended::BLOCKED, text);
         }
         dropped
+    }
+}
+
+fn key_of(question: &Question, route: Box<[SocketAddr]>) -> Key {
+    Key {
+        host: host_text(&question.name).unwrap_or_else(|| question.name.to_ascii()).into(),
+        kind: question.kind,
+        dnssec_ok: question.dnssec_ok,
+        checking_disabled: question.checking_disabled,
+        route,
     }
 }
 

@@ -2,6 +2,8 @@
 //! loopback with a policy from text, and clients. Nothing leaves the machine and nothing sleeps.
 #![allow(dead_code, clippy::unwrap_used, clippy::panic, reason = "each test file uses a part; a test that panics has failed")]
 
+pub mod signed;
+
 use std::net::{Ipv4Addr, SocketAddr};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
