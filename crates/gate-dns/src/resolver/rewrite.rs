@@ -42,10 +42,12 @@ pub(super) fn of(obligations: &[Obligation], query: &Query, spec: &DnsGateSpec) 
         Obligation::Override { addresses, host: None } => Some(Rewrite::Addresses(addresses.clone())),
         Obligation::Override { host: Some(host), .. } => Some(to_host(host)),
         Obligation::SafeSearch if concerns_search(query.kind) => {
-            safe_search::safe_search(&query.host).and_then(wire_name).map(Rewrite::SafeSearch)
+            safe_search::safe_search(&query.host, spec.youtube_restriction).and_then(wire_name).map(Rewrite::SafeSearch)
         }
         Obligation::YoutubeRestricted if concerns_search(query.kind) => {
-            safe_search::youtube_restricted(&query.host).and_then(wire_name).map(Rewrite::YoutubeRestricted)
+            safe_search::youtube_restricted(&query.host, spec.youtube_restriction)
+                .and_then(wire_name)
+                .map(Rewrite::YoutubeRestricted)
         }
         _ => None,
     });

@@ -1,14 +1,24 @@
 //! The enforced-safe hosts of search engines and of YouTube (AC-04, AC-05). The hosts are the engines' own published ones:
-//! Google's "Lock SafeSearch", Bing's "Strict", DuckDuckGo's "Safe", Yandex's "Family" and YouTube's "Restricted Mode".
+//! Google's "Lock SafeSearch", Bing's "Strict", DuckDuckGo's "Safe", Yandex's "Family", YouTube's "Restricted Mode" in both of
+//! its degrees, and those of Brave, Ecosia and Pixabay.
+
+use crate::spec::YoutubeRestriction;
 
 const GOOGLE: &str = "forcesafesearch.google.com";
 const BING: &str = "strict.bing.com";
 const DUCKDUCKGO: &str = "safe.duckduckgo.com";
 const YANDEX: &str = "familysearch.yandex.ru";
-const YOUTUBE: &str = "restrict.youtube.com";
+const BRAVE: &str = "forcesafe.search.brave.com";
+const ECOSIA: &str = "strict-safe-search.ecosia.org";
+const PIXABAY: &str = "safesearch.pixabay.com";
+const YOUTUBE_STRICT: &str = "restrict.youtube.com";
+const YOUTUBE_MODERATE: &str = "restrictmoderate.youtube.com";
 
 const BING_HOSTS: &[&str] = &["bing.com", "www.bing.com", "edgeservices.bing.com"];
 const DUCKDUCKGO_HOSTS: &[&str] = &["duckduckgo.com", "www.duckduckgo.com", "start.duckduckgo.com", "duck.com", "www.duck.com"];
+const BRAVE_HOSTS: &[&str] = &["search.brave.com"];
+const ECOSIA_HOSTS: &[&str] = &["ecosia.org", "www.ecosia.org"];
+const PIXABAY_HOSTS: &[&str] = &["pixabay.com", "www.pixabay.com"];
 const YANDEX_HOSTS: &[&str] = &["ya.ru", "www.ya.ru"];
 const YOUTUBE_HOSTS: &[&str] = &[
     "www.youtube.com",
@@ -42,25 +52,30 @@ const GOOGLE_SUFFIXES: &[&str] = &[
 ];
 
 /// The safe host of a search engine's host, or none for any other name. YouTube belongs to it (AC-04).
-pub(super) fn safe_search(host: &str) -> Option<&'static str> {
+pub(super) fn safe_search(host: &str, youtube: YoutubeRestriction) -> Option<&'static str> {
     if is_search(host, "google", GOOGLE_SUFFIXES) {
         return Some(GOOGLE);
     }
     if is_search(host, "yandex", YANDEX_SUFFIXES) || YANDEX_HOSTS.contains(&host) {
         return Some(YANDEX);
     }
-    if BING_HOSTS.contains(&host) {
-        return Some(BING);
-    }
-    if DUCKDUCKGO_HOSTS.contains(&host) {
-        return Some(DUCKDUCKGO);
-    }
-    youtube_restricted(host)
+    let engines = [
+        (BING_HOSTS, BING),
+        (DUCKDUCKGO_HOSTS, DUCKDUCKGO),
+        (BRAVE_HOSTS, BRAVE),
+        (ECOSIA_HOSTS, ECOSIA),
+        (PIXABAY_HOSTS, PIXABAY),
+    ];
+    let safe = engines.iter().find(|(hosts, _)| hosts.contains(&host)).map(|(_, safe)| *safe);
+    safe.or_else(|| youtube_restricted(host, youtube))
 }
 
 /// The restricted host of a YouTube host.
-pub(super) fn youtube_restricted(host: &str) -> Option<&'static str> {
-    YOUTUBE_HOSTS.contains(&host).then_some(YOUTUBE)
+pub(super) fn youtube_restricted(host: &str, degree: YoutubeRestriction) -> Option<&'static str> {
+    YOUTUBE_HOSTS.contains(&host).then_some(match degree {
+        YoutubeRestriction::Strict => YOUTUBE_STRICT,
+        YoutubeRestriction::Moderate => YOUTUBE_MODERATE,
+    })
 }
 
 /// `google.SUFFIX` or `www.google.SUFFIX`: other hosts of the domain are other services.
@@ -89,14 +104,18 @@ mod tests {
             ("duckduckgo.com", DUCKDUCKGO),
             ("yandex.ru", YANDEX),
             ("www.yandex.com.tr", YANDEX),
-            ("www.youtube.com", YOUTUBE),
+            ("search.brave.com", BRAVE),
+            ("www.ecosia.org", ECOSIA),
+            ("pixabay.com", PIXABAY),
+            ("www.youtube.com", YOUTUBE_STRICT),
         ] {
-            assert_eq!(safe_search(host), Some(safe), "{host}");
+            assert_eq!(safe_search(host, YoutubeRestriction::Strict), Some(safe), "{host}");
         }
+        assert_eq!(safe_search("www.youtube.com", YoutubeRestriction::Moderate), Some(YOUTUBE_MODERATE));
         for host in ["mail.google.com", "google.com.evil.example", "www.google.evil", "notgoogle.com", GOOGLE, BING, YANDEX, ""] {
-            assert_eq!(safe_search(host), None, "{host}");
+            assert_eq!(safe_search(host, YoutubeRestriction::Strict), None, "{host}");
         }
-        assert_eq!(youtube_restricted("m.youtube.com"), Some(YOUTUBE));
-        assert_eq!(youtube_restricted("www.google.com"), None);
+        assert_eq!(youtube_restricted("m.youtube.com", YoutubeRestriction::Strict), Some(YOUTUBE_STRICT));
+        assert_eq!(youtube_restricted("www.google.com", YoutubeRestriction::Strict), None);
     }
 }
