@@ -127,6 +127,7 @@ pub struct RuleSettings {
     pub untrusted_cert: Option<UntrustedCertificate>,
     /// Accept answers whose signatures do not verify (GW-032).
     #[serde(skip_serializing_if = "is_no")]
+    #[serde(alias = "insecure_disable_dnssec_validation")]
     pub danger_skip_dnssec: bool,
 }
 
