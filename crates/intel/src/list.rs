@@ -61,6 +61,8 @@ pub enum Reason {
     NotByName,
     #[error("a policy that is not to block or to pass")]
     OtherPolicy,
+    #[error("a directive that is not followed")]
+    Directive,
     #[error("the list is full")]
     Full,
 }
@@ -72,6 +74,9 @@ pub struct Parsed {
     pub entries: Entries,
     /// Names taken out of this list.
     pub exceptions: Entries,
+    /// Names that the exceptions above do not take out (`$important`), and those that are taken out even so.
+    pub important: Entries,
+    pub important_exceptions: Entries,
     /// Addresses and ranges, which some lists mix in.
     pub addresses: Entries,
     pub address_exceptions: Entries,
@@ -90,12 +95,13 @@ pub fn parse(format: Format, text: &[u8], limits: Limits) -> Parsed {
         Format::Auto => guess(text, limits),
         format => format,
     };
-    let mut reader = Reader { parsed: Parsed::default(), limits, origin: String::new(), line: 0, important: Default::default() };
+    let mut reader =
+        Reader { parsed: Parsed::default(), limits, origin: String::new(), owner: String::new(), open: false, line: 0 };
     for line in text.split(|byte| *byte == b'\n') {
         reader.line += 1;
         reader.read(format, line);
     }
-    reader.finish()
+    reader.parsed
 }
 
 /// Whether the text is a host name in canonical form, underscores allowed (they appear in service names).
@@ -175,9 +181,11 @@ struct Reader {
     limits: Limits,
     /// The zone that RPZ names are relative to.
     origin: String,
+    /// The owner of the last record, which a line that begins with a space belongs to (RFC 1035 section 5.1).
+    owner: String,
+    /// Inside parentheses, a record goes on over lines.
+    open: bool,
     line: usize,
-    /// Names with `$important`: no exception of the same list takes them out.
-    important: std::collections::HashSet<String>,
 }
 
 impl Reader {
@@ -263,36 +271,49 @@ impl Reader {
                 false => self.add(|parsed| &mut parsed.addresses, name, Scope::Exact),
             };
         }
-        if is_exception {
-            return self.exception(name, scope);
+        match (is_exception, is_important) {
+            (false, false) => self.name(name, scope),
+            (false, true) => self.put(|parsed| &mut parsed.important, name, scope),
+            (true, false) => self.exception(name, scope),
+            (true, true) => {
+                self.exception(name, scope);
+                self.put(|parsed| &mut parsed.important_exceptions, name, scope);
+            }
         }
-        if is_important && let Some(name) = model::name::canonical(name) {
-            self.important.insert(name);
-        }
-        self.name(name, scope);
     }
 
     fn rpz(&mut self, line: &str) {
         let line = line.split_once(';').map_or(line, |(before, _)| before);
-        let mut words = line.split_ascii_whitespace();
-        let Some(owner) = words.next() else {
-            return;
-        };
-        if owner.eq_ignore_ascii_case("$ORIGIN") {
-            self.origin = words.next().unwrap_or_default().trim_end_matches('.').to_ascii_lowercase();
-            return;
-        }
-        if owner.starts_with('$') || owner == "@" || line.starts_with([' ', '\t']) {
+        let goes_on = self.open;
+        self.open = line.contains('(') || (self.open && !line.contains(')'));
+        let mut words = line.split_ascii_whitespace().peekable();
+        // Only a start of authority is written over lines, and nothing in it is a policy.
+        if goes_on || words.peek().is_none() {
             return;
         }
-        let mut words =
-            words.skip_while(|word| word.bytes().all(|byte| byte.is_ascii_digit()) || word.eq_ignore_ascii_case("IN"));
+        if !line.starts_with([' ', '\t']) {
+            let Some(owner) = words.next() else { return };
+            if owner.starts_with('$') {
+                return self.directive(owner, words.next().unwrap_or_default());
+            }
+            self.owner = owner.to_ascii_lowercase();
+        }
+        let mut words = words.skip_while(|word| is_ttl(word) || word.eq_ignore_ascii_case("IN"));
         let (kind, target) = (words.next().unwrap_or_default(), words.next().unwrap_or_default());
-        let owner = self.relative(owner);
+        if kind.eq_ignore_ascii_case("SOA") && self.origin.is_empty() {
+            self.origin = self.owner.strip_suffix('.').unwrap_or_default().to_owned();
+        }
+        let owner = self.relative();
+        if owner.is_empty() || owner == "@" {
+            // The zone's own records; a policy for all names would be `*`.
+            if !matches!(kind.to_ascii_uppercase().as_str(), "SOA" | "NS") {
+                self.skip(Reason::NotAnEntry);
+            }
+            return;
+        }
         if !kind.eq_ignore_ascii_case("CNAME") {
             // An address or text record is a local answer, which is the policy's business, but it does name a trigger.
             return match kind.to_ascii_uppercase().as_str() {
-                "SOA" | "NS" => {}
                 "A" | "AAAA" | "TXT" => self.trigger(&owner, false),
                 _ => self.skip(Reason::OtherPolicy),
             };
@@ -304,12 +325,22 @@ impl Reader {
         }
     }
 
-    /// An RPZ owner without the zone that it stands in.
-    fn relative(&self, owner: &str) -> String {
-        let owner = owner.to_ascii_lowercase();
-        let Some(absolute) = owner.strip_suffix('.') else {
-            return owner;
+    fn directive(&mut self, directive: &str, value: &str) {
+        match directive.to_ascii_uppercase().as_str() {
+            "$ORIGIN" => self.origin = value.trim_end_matches('.').to_ascii_lowercase(),
+            "$TTL" => {}
+            _ => self.skip(Reason::Directive),
+        }
+    }
+
+    /// The owner without the zone that it stands in; empty for the zone itself.
+    fn relative(&self) -> String {
+        let Some(absolute) = self.owner.strip_suffix('.') else {
+            return self.owner.clone();
         };
+        if absolute == self.origin {
+            return String::new();
+        }
         let inner = absolute.strip_suffix(self.origin.as_str()).and_then(|inner| inner.strip_suffix('.'));
         inner.filter(|_| !self.origin.is_empty()).unwrap_or(absolute).to_owned()
     }
@@ -333,41 +364,38 @@ impl Reader {
     }
 
     fn name(&mut self, name: &str, scope: Scope) {
-        match model::name::canonical(name).filter(|name| is_name(name) && name.parse::<IpAddr>().is_err()) {
-            Some(name) => self.add(|parsed| &mut parsed.entries, &name, scope),
-            None => self.skip(Reason::NotAnEntry),
-        }
+        self.put(|parsed| &mut parsed.entries, name, scope);
     }
 
     fn exception(&mut self, name: &str, scope: Scope) {
-        match model::name::canonical(name).filter(|name| is_name(name)) {
-            Some(name) => self.add(|parsed| &mut parsed.exceptions, &name, scope),
+        self.put(|parsed| &mut parsed.exceptions, name, scope);
+    }
+
+    fn put(&mut self, kind: impl Fn(&mut Parsed) -> &mut Entries, name: &str, scope: Scope) {
+        match model::name::canonical(name).filter(|name| is_name(name) && name.parse::<IpAddr>().is_err()) {
+            Some(name) => self.add(kind, &name, scope),
             None => self.skip(Reason::NotAnEntry),
         }
     }
 
     fn add(&mut self, kind: impl Fn(&mut Parsed) -> &mut Entries, entry: &str, scope: Scope) {
         let parsed = &self.parsed;
-        let held =
-            parsed.entries.len() + parsed.exceptions.len() + parsed.addresses.len() + parsed.urls.len() + parsed.hashes.len();
+        let held = parsed.entries.len()
+            + parsed.important.len()
+            + parsed.exceptions.len()
+            + parsed.addresses.len()
+            + parsed.urls.len()
+            + parsed.hashes.len();
         if held >= self.limits.entries_max || !kind(&mut self.parsed).push(entry, scope) {
             self.skip(Reason::Full);
         }
     }
+}
 
-    /// Drops the exceptions that an important rule overrules: those of its own name and of every name above it.
-    fn finish(mut self) -> Parsed {
-        if !self.important.is_empty() {
-            let overruled: std::collections::HashSet<&str> =
-                self.important.iter().flat_map(|name| model::name::parents(name)).collect();
-            let mut kept = Entries::new();
-            for (name, scope) in self.parsed.exceptions.iter().filter(|(name, _)| !overruled.contains(name)) {
-                kept.push(name, scope);
-            }
-            self.parsed.exceptions = kept;
-        }
-        self.parsed
-    }
+/// `300`, `2h`, `1w2d` (as BIND writes times to live).
+fn is_ttl(word: &str) -> bool {
+    word.starts_with(|first: char| first.is_ascii_digit())
+        && word.bytes().all(|byte| byte.is_ascii_digit() || b"smhdwSMHDW".contains(&byte))
 }
 
 fn before_comment(line: &str) -> &str {

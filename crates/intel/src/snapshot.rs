@@ -47,8 +47,11 @@ impl NamedList {
     /// name and meaning.
     pub fn from_parsed(name: &str, feed_id: Option<i64>, category: Option<CategoryKind>, parsed: Parsed) -> Vec<NamedList> {
         let name: Arc<str> = name.into();
+        // Without names of its own the important list has nothing to take out.
+        let overrules = if parsed.important.is_empty() { Entries::new() } else { parsed.important_exceptions };
         let kinds = [
             (Kind::Domains, parsed.entries, parsed.exceptions),
+            (Kind::Domains, parsed.important, overrules),
             (Kind::Addresses, parsed.addresses, parsed.address_exceptions),
             (Kind::Urls, parsed.urls, Entries::new()),
             (Kind::Hashes, parsed.hashes, Entries::new()),

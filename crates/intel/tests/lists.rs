@@ -46,15 +46,55 @@ fn adblock_exceptions_and_important() {
     let parsed = read(Format::Auto, text);
     assert_eq!(
         names(&parsed.entries),
+        [("ads.example", Scope::Whole), ("exact.example", Scope::Exact), ("below.example", Scope::Below)]
+    );
+    assert_eq!(names(&parsed.exceptions), [("good.ads.example", Scope::Whole), ("bad.example", Scope::Whole)]);
+    assert_eq!(names(&parsed.important), [("bad.example", Scope::Whole)]);
+    assert_eq!(parsed.addresses.texts().collect::<Vec<_>>(), ["192.0.2.7"]);
+}
+
+/// An exception gives way to an important rule, and an important exception does not; neither changes what the other rules
+/// of the list say.
+#[test]
+fn important_rules_are_decided_among_themselves() {
+    let text = "||ads.example^\n||other.example^\n@@||example^\n||ads.example^$important\n\
+        @@||fine.ads.example^\n@@||best.ads.example^$important\n";
+    let mut builder = intel::Snapshot::builder();
+    let parsed = read(Format::Adblock, text);
+    for list in intel::NamedList::from_parsed("test", Some(3), Some(intel::CategoryKind::Security(117)), parsed) {
+        builder.add_list(list);
+    }
+    let snapshot = builder.build();
+    let is_known = |name| snapshot.name(name).security.as_ref() == [117];
+    assert!(is_known("ads.example") && is_known("fine.ads.example"));
+    assert!(!is_known("other.example") && !is_known("best.ads.example"));
+    assert_eq!(snapshot.name("ads.example").feeds.as_ref(), [3]);
+}
+
+/// What a zone file may hold beside one record a line (RFC 1035 section 5.1), and what is told rather than guessed.
+#[test]
+fn response_policy_zones_are_read_as_zone_files() {
+    let text = "rpz.example. 2h IN SOA ns.rpz.example. host.rpz.example. (\n  1 ; serial\n  3600 600\n  86400 60 )\n\
+        rpz.example. IN NS localhost.\nbad.example.rpz.example. 1h IN CNAME .\n  TXT \"why\"\n*.bad.example.rpz.example. CNAME .\n\
+        $INCLUDE more.zone\nodd.example.rpz.example. DNAME elsewhere.example.\n32.7.2.0.192.rpz-client-ip.rpz.example. CNAME .\n\
+        32.53.2.0.192.rpz-nsip.rpz.example. CNAME .\nns.example.rpz-nsdname.rpz.example. CNAME .\n\
+        garden.example.rpz.example. CNAME walled.garden.\n";
+    let parsed = read(Format::Rpz, text);
+    let held = names(&parsed.entries);
+    assert_eq!(held.first(), Some(&("bad.example", Scope::Exact)));
+    assert_eq!(held.last(), Some(&("bad.example", Scope::Below)));
+    assert!(held.iter().all(|(name, _)| *name == "bad.example"));
+    assert_eq!(
+        parsed.skipped,
         [
-            ("ads.example", Scope::Whole),
-            ("bad.example", Scope::Whole),
-            ("exact.example", Scope::Exact),
-            ("below.example", Scope::Below)
+            (9, Reason::Directive),
+            (10, Reason::OtherPolicy),
+            (11, Reason::NotByName),
+            (12, Reason::NotByName),
+            (13, Reason::NotByName),
+            (14, Reason::OtherPolicy),
         ]
     );
-    assert_eq!(names(&parsed.exceptions), [("good.ads.example", Scope::Whole)]);
-    assert_eq!(parsed.addresses.texts().collect::<Vec<_>>(), ["192.0.2.7"]);
 }
 
 #[test]

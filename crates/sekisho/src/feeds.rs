@@ -1,6 +1,6 @@
 //! `sekisho feeds`: public lists by name or by URL, kept under `feeds` in the data folder. The last good copy stays through
-//! every failure, and a copy that lost most of its entries is a failure (`intel::feed`). Nothing is fetched unless the
-//! command asks; a running program reads the kept copies at its next reload. Conditions follow RFC 9110 section 13.1.
+//! every failure, and a copy that lost most of its entries is a failure (`intel::feed`). A running program asks again for
+//! each feed when its time has come, and takes new copies in at once. Conditions follow RFC 9110 section 13.1.
 
 use std::fs::File;
 use std::io::{ErrorKind, Write};
@@ -37,6 +37,8 @@ const FETCH_SECONDS_MAX: u64 = 30;
 const REDIRECTS_MAX: usize = 3;
 /// A name is also a file name, which may hold 255 bytes with its ending.
 const NAME_BYTES_MAX: usize = 64;
+/// Lines that are shown of one list; a list in the wrong format has nothing else.
+const SKIPPED_SHOWN_MAX: usize = 20;
 /// Three times as many as are known by name; a snapshot holds a bounded number of lists.
 const FEEDS_MAX: usize = 64;
 
@@ -105,8 +107,10 @@ pub fn run(data: &Path, arguments: FeedsArguments) -> Result<ExitCode> {
                 _ => bail!("name a feed from `sekisho feeds list`, or give --url, --name and --category"),
             };
             let name = feed.name.clone();
-            let entries = Feeds::open(data)?.add(feed, &Fetcher::new()?)?;
+            let mut feeds = Feeds::open(data)?;
+            let entries = feeds.add(feed, &Fetcher::new()?)?;
             println!("{name}: {entries} entries");
+            feeds.kept.last().map_or(Ok(()), |feed| print_skipped(feed, &feeds.folder))?;
             say_reload();
             Ok(ExitCode::SUCCESS)
         }
@@ -125,7 +129,10 @@ fn update(data: &Path) -> Result<ExitCode> {
     feeds.update(&Fetcher::new()?)?;
     for feed in &feeds.kept {
         match feed.state.problem.as_str() {
-            "" => println!("{}: {} entries", feed.name, feed.state.entries),
+            "" => {
+                println!("{}: {} entries", feed.name, feed.state.entries);
+                print_skipped(feed, &feeds.folder)?;
+            }
             problem => println!("{}: the last good copy stays: {problem}", feed.name),
         }
     }
@@ -134,8 +141,40 @@ fn update(data: &Path) -> Result<ExitCode> {
     Ok(if is_failed { ExitCode::FAILURE } else { ExitCode::SUCCESS })
 }
 
+/// Lines that were not followed, by number and reason.
+fn print_skipped(feed: &KeptFeed, folder: &Path) -> Result<()> {
+    let text = std::fs::read(feed.list_path(folder)).with_context(|| format!("the copy of {}", feed.name))?;
+    let parsed = intel::list::parse(knowledge::format(&feed.format)?, &text, LIMITS);
+    for (line, reason) in parsed.skipped.iter().take(SKIPPED_SHOWN_MAX) {
+        println!("  line {line}: {reason}");
+    }
+    if parsed.skipped_count > SKIPPED_SHOWN_MAX {
+        println!("  and {} lines more that are not followed", parsed.skipped_count - SKIPPED_SHOWN_MAX);
+    }
+    Ok(())
+}
+
 fn say_reload() {
-    println!("A running sekisho reads this at its next reload: send it SIGHUP, or restart it.");
+    println!("A running sekisho takes this in within a minute, or at once on SIGHUP.");
+}
+
+/// The feeds that are young enough to be used, and when each copy came.
+pub type Copies = Vec<(String, Option<SystemTime>)>;
+
+pub fn copies(data: &Path) -> Result<Copies> {
+    let folder = folder(data);
+    let fresh = read(&folder)?.into_iter().filter(|feed| !feed.state.is_expired(now(), KEEPING));
+    let came = |feed: &KeptFeed| std::fs::metadata(feed.list_path(&folder)).and_then(|file| file.modified()).ok();
+    Ok(fresh.map(|feed| (feed.name.clone(), came(&feed))).collect())
+}
+
+/// One round of a running program: asks for what is due, and says what can be used then. A command that is at work on the
+/// feeds goes first.
+pub fn tend(data: &Path) -> Result<Copies> {
+    if read(&folder(data))?.iter().any(|feed| feed.state.due(KEEPING) <= now()) {
+        Feeds::open(data)?.update_due(&Fetcher::new()?, now())?;
+    }
+    copies(data)
 }
 
 /// The kept feeds as lists for the snapshot. One whose publisher has been silent for too long is left out, since its names
@@ -233,7 +272,10 @@ impl KeptFeed {
 
 fn count(format: Format, text: &[u8]) -> usize {
     let parsed = intel::list::parse(format, text, LIMITS);
-    [&parsed.entries, &parsed.addresses, &parsed.urls, &parsed.hashes].into_iter().map(|entries| entries.len()).sum()
+    [&parsed.entries, &parsed.important, &parsed.addresses, &parsed.urls, &parsed.hashes]
+        .into_iter()
+        .map(|entries| entries.len())
+        .sum()
 }
 
 fn format_name(format: Format) -> &'static str {
@@ -301,6 +343,20 @@ impl Feeds {
                 feed.refresh(&self.folder, fetcher)?;
             }
             self.write()?;
+        }
+        Ok(())
+    }
+
+    /// The same for those whose time has come.
+    fn update_due(&mut self, fetcher: &Fetcher, at: Timestamp) -> Result<()> {
+        for place in 0..self.kept.len() {
+            if let Some(feed) = self.kept.get_mut(place).filter(|feed| feed.state.due(KEEPING) <= at) {
+                feed.refresh(&self.folder, fetcher)?;
+                if !feed.state.problem.is_empty() {
+                    tracing::warn!(feed = feed.name, problem = feed.state.problem, "a feed's last good copy stays");
+                }
+                self.write()?;
+            }
         }
         Ok(())
     }
