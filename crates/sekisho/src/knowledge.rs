@@ -43,6 +43,8 @@ pub struct KnowledgeSpec {
     pub lists: Vec<ListSpec>,
     /// A MaxMind-format file of countries; none leaves countries and continents unknown.
     pub geography: Option<PathBuf>,
+    /// Leaves fetching of feeds to the command `sekisho feeds update`.
+    pub feeds_by_command_only: bool,
     /// Names of the organisation and of brands whose imitations are looked for.
     pub brands: Vec<String>,
 }
@@ -75,6 +77,9 @@ fn read_list(list: &ListSpec) -> Result<Vec<NamedList>> {
     let parsed = intel::list::parse(format(&list.format)?, &text, LIMITS);
     if parsed.skipped_count > 0 {
         tracing::warn!(list = list.name, skipped = parsed.skipped_count, "lines of a list were not understood");
+    }
+    for (line, reason) in &parsed.skipped {
+        tracing::info!(list = list.name, line, %reason, "a line of a list was not followed");
     }
     Ok(NamedList::from_parsed(&list.name, list.feed_id, Some(category), parsed))
 }

@@ -131,6 +131,10 @@ impl Operations {
         Operations { store, policies, checkpoint, data, reloads: watch::Sender::new(0) }
     }
 
+    pub fn want_reload(&self) {
+        self.reloads.send_modify(|count| *count += 1);
+    }
+
     pub fn reload_wanted(&self) -> watch::Receiver<u64> {
         self.reloads.subscribe()
     }
@@ -159,7 +163,7 @@ impl Operations {
                 self.apply(documents, &author, &format!("back to revision {revision}"), false)
             }
             Request::Reload => {
-                self.reloads.send_modify(|count| *count += 1);
+                self.want_reload();
                 Ok(json!({}))
             }
         }

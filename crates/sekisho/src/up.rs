@@ -41,6 +41,9 @@ pub const DEFAULT_POLICY: &str = include_str!("../defaults/policy.toml");
 /// How long gates may take to end what they have begun. The web gate's own drain is bounded below this.
 const DRAIN_SECONDS_MAX: u64 = 45;
 
+/// How often feeds are looked after. Their own times are a day, and minutes after a failure.
+const FEEDS_ROUND: Duration = Duration::from_secs(60);
+
 #[derive(Args, Default)]
 pub struct UpArguments {
     /// Configuration file; without one the embedded defaults are used.
@@ -208,15 +211,20 @@ async fn up(data: &Path, config: Config, arguments: &UpArguments) -> Result<()> 
     let mut gates = JoinSet::new();
     gates.spawn(dns.serve(stopped.clone()));
     gates.spawn(web.serve(stopped.clone()));
+    // Before whoever may ask for a reload begins, so that none is missed.
+    let reload_wanted = operations.reload_wanted();
     let mut helpers = JoinSet::new();
     helpers.spawn(admin.serve(operations.clone()));
     helpers.spawn(control.serve(operations.clone()));
     helpers.spawn(watch_authority(authority.clone(), store.clone()));
+    if !config.knowledge.feeds_by_command_only {
+        helpers.spawn(watch_feeds(data.to_owned(), operations.clone()));
+    }
     notify("READY=1");
 
     let reloading =
         Reloading { config: &config, data, operations: &operations, authority: &authority, minter: &minter, trust: &trust };
-    reloading.wait_for_signals(operations.reload_wanted()).await?;
+    reloading.wait_for_signals(reload_wanted).await?;
     notify("STOPPING=1");
     tracing::info!("stopping: no new connections, the open ones end");
     stop.send_replace(true);
@@ -269,6 +277,30 @@ async fn watch_authority(authority: Arc<Authority>, store: Store) {
         if let Some(notice) = net::authority::expiry_notice(current.not_after, SystemTime::now()) {
             tracing::warn!(?notice, authority = &*current.common_name, "the CA certificate ends soon; see `sekisho ca rotate`");
             store.record(authority::expiry_event(&current, notice, now()));
+        }
+    }
+}
+
+/// Asks for feeds whose time has come, and has whatever changed taken in, also by command. A feed that became too old to be
+/// used is left out at once.
+async fn watch_feeds(data: PathBuf, operations: Arc<Operations>) {
+    let mut rounds = tokio::time::interval(FEEDS_ROUND);
+    let mut known = crate::feeds::copies(&data).ok();
+    loop {
+        rounds.tick().await;
+        let (done, round) = tokio::sync::oneshot::channel();
+        let folder = data.clone();
+        // A thread of its own, because a fetch that hangs must not hold up the end of the program.
+        std::thread::spawn(move || done.send(crate::feeds::tend(&folder)));
+        match round.await {
+            Ok(Ok(copies)) => {
+                if known.as_ref() != Some(&copies) {
+                    operations.want_reload();
+                }
+                known = Some(copies);
+            }
+            Ok(Err(error)) => tracing::warn!(error = format!("{error:#}"), "feeds could not be looked after"),
+            Err(_) => tracing::error!("looking after feeds ended early"),
         }
     }
 }

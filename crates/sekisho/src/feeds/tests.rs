@@ -125,6 +125,28 @@ fn a_publisher_is_asked_for_news_only() -> Result<()> {
     Ok(())
 }
 
+/// What a running program does in each of its rounds.
+#[test]
+fn a_feed_is_asked_for_when_its_time_has_come_and_not_before() -> Result<()> {
+    let publisher = Publisher::new(copy(&["bad.example"]))?;
+    publisher.add()?;
+    let data = publisher.data.path();
+    let first = tend(data)?;
+    assert_eq!(publisher.origin.requests().len(), 1);
+    publisher.answers(copy(&["bad.example", "worse.example"]));
+    let late = now().plus_micros(KEEPING.refresh_seconds * 1_000_000);
+    Feeds::open(data)?.update_due(&publisher.fetcher, late)?;
+    assert_eq!(publisher.origin.requests().len(), 2);
+    assert!(publisher.list()?.contains("worse.example"));
+    assert_ne!(tend(data)?, first, "a new copy is seen");
+    assert_eq!(publisher.origin.requests().len(), 2);
+
+    publisher.answers(Response::status(503));
+    Feeds::open(data)?.update_due(&publisher.fetcher, late.plus_micros(KEEPING.refresh_seconds * 1_000_000))?;
+    assert!(publisher.list()?.contains("worse.example"), "the last good copy stays");
+    Ok(())
+}
+
 #[test]
 fn a_kept_feed_is_known_until_it_expires_or_is_removed() -> Result<()> {
     let publisher = Publisher::new(copy(&["bad.example"]))?;
