@@ -8,11 +8,12 @@ use model::{Action, FieldId, Gate, RuleName, Station};
 
 use crate::document::{Document, List, Rule};
 use crate::expression::{Expression, Order, Test};
+use crate::index::Index;
 use crate::list::Table;
 use crate::obligation::Effect;
 use crate::parser::{Tables, parse};
 use crate::schedule::Validity;
-use crate::snapshot::{CompiledRule, GATES, QUESTIONS, Rules};
+use crate::snapshot::{CompiledRule, PerQuestion, Rules};
 use crate::{Place, Policy, Problem, Warning, WarningKind, matrix};
 
 /// Rules of one policy. The hosted product allows some thousands; each is read at every decision.
@@ -37,7 +38,9 @@ impl Policy {
         if !compiler.problems.is_empty() {
             return Err(compiler.problems);
         }
-        let rules = Rules { document: document.clone(), order: order(&compiled), compiled, tables };
+        let order = order(&compiled);
+        let index = index(&compiled, &order);
+        let rules = Rules { document: document.clone(), order, index, compiled, tables };
         compiler.warn_of_order(&rules);
         Ok((Policy::of(rules), compiler.warnings))
     }
@@ -51,8 +54,8 @@ struct Compiler<'d> {
     empty: BTreeSet<String>,
 }
 
-fn order(compiled: &[CompiledRule]) -> [[Box<[u32]>; QUESTIONS]; GATES] {
-    let mut order: [[Vec<u32>; QUESTIONS]; GATES] = Default::default();
+fn order(compiled: &[CompiledRule]) -> PerQuestion<Box<[u32]>> {
+    let mut order: PerQuestion<Vec<u32>> = Default::default();
     for (place, rule) in compiled.iter().enumerate() {
         order[rule.gate as usize][rule.action.question() as usize].push(place as u32);
     }
@@ -73,6 +76,15 @@ fn own_application(field: &mut FieldId) {
         FieldId::AppStatuses => FieldId::AppOwnStatuses,
         other => other,
     };
+}
+
+fn index(compiled: &[CompiledRule], order: &PerQuestion<Box<[u32]>>) -> PerQuestion<Index> {
+    order.each_ref().map(|questions| {
+        questions.each_ref().map(|places| {
+            let rules: Vec<&CompiledRule> = places.iter().filter_map(|place| compiled.get(*place as usize)).collect();
+            Index::new(rules.iter().map(|rule| &rule.expression))
+        })
+    })
 }
 
 fn place(rule: &Rule, part: &'static str) -> Place {

@@ -82,7 +82,7 @@ fn compare(comparison: &Comparison, facts: &Facts) -> Truth {
     let Some((field, key)) = operand.each() else {
         return match read(operand, facts, None) {
             Got::Value(value) => passes(test, &value).into(),
-            Got::Absent => differs(test).into(),
+            Got::Absent => test.holds_for_absent().into(),
             Got::NotYet(field) => Truth::Unknown(field),
         };
     };
@@ -110,7 +110,7 @@ fn quantify(comparison: &Comparison, facts: &Facts, value: &Value, key: Option<&
             true => passes(test, &element),
             false => match read(operand, facts, Some(&element)) {
                 Got::Value(value) => passes(test, &value),
-                Got::Absent => differs(test),
+                Got::Absent => test.holds_for_absent(),
                 Got::NotYet(field) => {
                     outcome = Truth::Unknown(field);
                     return false;
@@ -221,18 +221,6 @@ fn pick<'v>(value: &'v Value, key: Option<&str>, element: Element) -> Option<Sca
         (Value::TextMap(map), Element::At(place)) => entry(map, key).get(place).map(|found| text(found)),
         _ => None,
     }
-}
-
-/// How a test takes an absent value: only "is not" holds (WF-10).
-fn differs(test: &Test) -> bool {
-    matches!(
-        test,
-        Test::Bool(Order::NotEqual, _)
-            | Test::Int(Order::NotEqual, _)
-            | Test::Time(Order::NotEqual, ..)
-            | Test::Ip(Order::NotEqual, _)
-            | Test::Text(Order::NotEqual, _)
-    )
 }
 
 fn passes(test: &Test, value: &Scalar<'_>) -> bool {

@@ -156,6 +156,20 @@ impl Expression {
     }
 }
 
+impl Test {
+    /// How a test takes an absent value: only "is not" holds (WF-10).
+    pub(crate) fn holds_for_absent(&self) -> bool {
+        matches!(
+            self,
+            Test::Bool(Order::NotEqual, _)
+                | Test::Int(Order::NotEqual, _)
+                | Test::Time(Order::NotEqual, ..)
+                | Test::Ip(Order::NotEqual, _)
+                | Test::Text(Order::NotEqual, _)
+        )
+    }
+}
+
 impl Operand {
     pub(crate) fn fields(&self, visit: &mut dyn FnMut(FieldId)) {
         match self {

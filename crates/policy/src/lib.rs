@@ -13,6 +13,7 @@ mod expression;
 mod filter;
 mod glob;
 pub mod import;
+mod index;
 mod lexer;
 pub mod list;
 mod matrix;

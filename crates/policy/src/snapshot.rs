@@ -9,6 +9,7 @@ use model::{Action, Answer, Destination, Facts, FieldId, Gate, Obligation, Quest
 use crate::document::{Document, Redirect};
 use crate::evaluate::{Truth, evaluate};
 use crate::expression::Expression;
+use crate::index::Index;
 use crate::list::Table;
 use crate::obligation::Effect;
 use crate::parser::Tables;
@@ -47,12 +48,14 @@ pub(crate) struct Rules {
     pub document: Document,
     pub compiled: Vec<CompiledRule>,
     /// Places in `compiled`, by gate and question.
-    pub order: [[Box<[u32]>; QUESTIONS]; GATES],
+    pub order: PerQuestion<Box<[u32]>>,
+    /// The rules of `order` by what they hang on.
+    pub index: PerQuestion<Index>,
     pub tables: Tables,
 }
 
-pub(crate) const GATES: usize = Gate::ALL.len();
-pub(crate) const QUESTIONS: usize = Question::ALL.len();
+/// Something for each question of each gate.
+pub(crate) type PerQuestion<T> = [[T; Question::ALL.len()]; Gate::ALL.len()];
 
 #[derive(Debug)]
 pub(crate) struct CompiledRule {
@@ -121,9 +124,14 @@ impl Policy {
         &self.rules.document
     }
 
-    /// One question at the facts' station.
+    /// One question at the facts' station. Rules that cannot concern these facts are not read; `explain` reads them all.
     pub fn decide(&self, facts: &Facts, question: Question, now: Timestamp) -> Decision {
-        for place in self.order(facts.gate(), question) {
+        let order = self.order(facts.gate(), question);
+        if order.is_empty() {
+            return Decision::Default(default_action(question));
+        }
+        let index = &self.rules.index[facts.gate() as usize][question as usize];
+        for place in index.candidates(facts).iter().filter_map(|at| order.get(at)) {
             let Some(rule) = self.rules.compiled.get(*place as usize) else { continue };
             match evaluate(&rule.expression, facts) {
                 Truth::False => {}
