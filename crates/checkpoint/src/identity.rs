@@ -10,7 +10,7 @@ use std::net::IpAddr;
 use std::sync::Arc;
 
 use ipnet::IpNet;
-use model::{Group, Identity};
+use model::{Group, Identity, Text};
 use policy::document::Document;
 use sha2::{Digest, Sha256};
 
@@ -39,7 +39,7 @@ pub enum Credential<'a> {
 /// The place that a client belongs to (ON-01).
 #[derive(Clone, Debug)]
 pub struct Location {
-    pub name: Arc<str>,
+    pub name: Text,
     /// What happens to names that could not be examined or resolved.
     pub fails: FailureMode,
     pub identity: Option<Arc<Identity>>,
@@ -137,7 +137,7 @@ impl Directory {
     fn add_location(&mut self, written: &policy::document::Location, by_email: &HashMap<String, Arc<Identity>>) {
         let identity = written.user.as_ref().and_then(|email| by_email.get(email));
         let place = |how: &str| Location {
-            name: Arc::from(written.name.as_str()),
+            name: Text::from(written.name.as_str()),
             fails: match written.fail {
                 policy::document::Fail::Open => FailureMode::Open,
                 policy::document::Fail::Closed => FailureMode::Closed,

@@ -160,7 +160,13 @@ impl Checkpoint {
 
     /// Begins one transaction. The facts of its connection are filled in; the gate adds the others.
     pub fn examine(&self, session: &Session) -> Passage {
-        Passage::begin(self.clone(), self.0.state.load_full(), session)
+        Passage::begin(self.clone(), self.0.state.load_full(), session, None)
+    }
+
+    /// The same for a transaction that may be over without waiting for anything: until the gate says that it waits, this
+    /// moment of [`Checkpoint::now`] stands for all of it, so that a gate reads the clock once for many.
+    pub fn examine_at(&self, session: &Session, moment: Timestamp) -> Passage {
+        Passage::begin(self.clone(), self.0.state.load_full(), session, Some(moment))
     }
 
     /// The user with this address, as `explain` needs one; it proves nothing and so never leads to a permit.
@@ -190,7 +196,8 @@ impl Checkpoint {
         self.0.state.load().settings.clone()
     }
 
-    fn now(&self) -> Timestamp {
+    /// The clock by which transactions are dated and rules are in force.
+    pub fn now(&self) -> Timestamp {
         (self.0.clock)()
     }
 

@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use model::{
     Action, Answer, Class, Destination, Disposition, Event, EventId, Facts, FieldId, Finding, Gate, Question, RuleName, Session,
-    Severity, Station, Timestamp, TransactionId, Value, Verdict,
+    Severity, Station, Text, Timestamp, TransactionId, Value, Verdict,
 };
 use policy::{Decision, Permit, Refusal};
 use sha2::Digest as _;
@@ -60,6 +60,8 @@ pub struct Passage {
     findings: Vec<Finding>,
     id: TransactionId,
     began: Timestamp,
+    /// The moment that stands for the whole transaction, as long as it has not waited for anything.
+    moment: Option<Timestamp>,
     bytes_out: u64,
     bytes_in: u64,
     failure: Option<&'static str>,
@@ -71,12 +73,13 @@ pub struct Passage {
 }
 
 impl Passage {
-    pub(crate) fn begin(checkpoint: Checkpoint, state: Arc<State>, session: &Session) -> Passage {
-        let began = checkpoint.now();
+    pub(crate) fn begin(checkpoint: Checkpoint, state: Arc<State>, session: &Session, moment: Option<Timestamp>) -> Passage {
+        let began = moment.unwrap_or_else(|| checkpoint.now());
         let id = TransactionId(checkpoint.next_transaction());
         let mut facts = Facts::new(session.gate);
         connection_facts(&mut facts, session, began);
         let mut passage = Passage::new(checkpoint, state, facts, id, began);
+        passage.moment = moment;
         passage.learn_place(FieldId::SourceIp, FieldId::SourceCountry, FieldId::SourceContinent);
         passage
     }
@@ -90,6 +93,7 @@ impl Passage {
             findings: Vec::new(),
             id,
             began,
+            moment: None,
             bytes_out: 0,
             bytes_in: 0,
             failure: None,
@@ -101,7 +105,7 @@ impl Passage {
 
     /// A passage for `explain`: it leaves the checkpoint's hands only as facts, and nothing is recorded.
     pub(crate) fn rehearse(checkpoint: Checkpoint, state: Arc<State>, session: &Session) -> Passage {
-        let mut passage = Passage::begin(checkpoint, state, session);
+        let mut passage = Passage::begin(checkpoint, state, session, None);
         passage.is_recorded = true;
         passage
     }
@@ -115,6 +119,15 @@ impl Passage {
         let mut facts = self.facts.clone();
         facts.set(FieldId::Time, Value::Int(began.0));
         Passage::new(checkpoint, state, facts, id, began)
+    }
+
+    /// The gate is about to wait: from here on the clock is read anew.
+    pub fn wait(&mut self) {
+        self.moment = None;
+    }
+
+    fn now(&self) -> Timestamp {
+        self.moment.unwrap_or_else(|| self.checkpoint.now())
     }
 
     /// The number by which the event is found again; block pages show it.
@@ -146,8 +159,7 @@ impl Passage {
             _ => None,
         };
         let Some(address) = address else { return };
-        let state = self.state.clone();
-        let place = state.knowledge.place(address);
+        let place = self.state.knowledge.place(address);
         for (field, text) in [(country, place.country), (continent, place.continent)] {
             if let Some(text) = text {
                 self.facts.set(field, Value::text(text));
@@ -166,13 +178,12 @@ impl Passage {
 
     /// Everything that follows from a host name: its parents, categories, feeds and applications.
     pub fn learn_host(&mut self, host: &str) {
-        let Some(host) = model::name::canonical(host) else { return };
-        let name: Arc<str> = Arc::from(host.as_str());
+        let Some(name) = canonical(host) else { return };
         let (host_field, domains, ..) = host_fields(self.facts.gate());
-        self.learn(host_field, Value::Text(name.clone()));
-        self.learn(domains, Value::Parents(name));
-        for (field, value) in host_knowledge(&self.state.knowledge, self.facts.gate(), &host) {
-            self.learn(field, value);
+        self.facts.set(host_field, Value::Text(name.clone()));
+        self.facts.set(domains, Value::Parents(name.clone()));
+        for (field, value) in host_knowledge(&self.state.knowledge, self.facts.gate(), &name) {
+            self.facts.set(field, value);
         }
     }
 
@@ -183,7 +194,7 @@ impl Passage {
 
     /// The categories of a name that the host turned out to be another name of: they count for it too (CT-07).
     pub fn learn_alias(&mut self, alias: &str) {
-        let Some(alias) = model::name::canonical(alias) else { return };
+        let Some(alias) = canonical(alias) else { return };
         let state = self.state.clone();
         let known = state.knowledge.name(&alias);
         let (_, _, content, security) = host_fields(self.facts.gate());
@@ -220,8 +231,7 @@ impl Passage {
     fn inspect(&mut self, inspectors: &[inspect::Inspector], station: Station) {
         let gate = self.facts.gate();
         for inspector in inspectors.iter().filter(|inspector| inspector.stations.contains(&(gate, station))) {
-            let state = self.state.clone();
-            match catch_unwind(AssertUnwindSafe(|| (inspector.inspect)(&self.facts, &state.knowledge))) {
+            match catch_unwind(AssertUnwindSafe(|| (inspector.inspect)(&self.facts, &self.state.knowledge))) {
                 Ok(findings) => self.note(findings),
                 Err(_) => self.inspector_failed(inspector.name),
             }
@@ -249,7 +259,7 @@ impl Passage {
 
     /// The answer to a question that is not about access: the deciding rule's action, or the default.
     pub fn ask(&mut self, question: Question) -> Action {
-        let decision = self.state.policy.decide(&self.facts, question, self.checkpoint.now());
+        let decision = self.state.policy.decide(&self.facts, question, self.now());
         self.answered(question, decision);
         decision.action().unwrap_or(default_of(question))
     }
@@ -262,8 +272,7 @@ impl Passage {
             self.refused(&refusal);
             return Err(refusal);
         }
-        let state = self.state.clone();
-        let (decision, outcome) = state.policy.permit(&self.facts, destination, self.checkpoint.now());
+        let (decision, outcome) = self.state.policy.permit(&self.facts, destination, self.now());
         self.answered(Question::Access, decision);
         if let Err(refusal) = &outcome {
             self.refused(refusal);
@@ -274,6 +283,7 @@ impl Passage {
     /// Hands a file to the scanner and waits, bounded. A hit, or a file that could not be read where that fails closed,
     /// refuses every later permit of this transaction; a `noscan` rule is how a rule makes an exception.
     pub async fn scan(&mut self, file: File, name: &str) -> scan::Verdict {
+        self.wait();
         let report = self.report_of(file, name).await;
         self.judge(report, name)
     }
@@ -286,6 +296,7 @@ impl Passage {
         name: &str,
         file: impl FnOnce() -> std::io::Result<File>,
     ) -> std::io::Result<scan::Verdict> {
+        self.wait();
         let mut hash = sha2::Sha256::new();
         parts.into_iter().for_each(|part| hash.update(part));
         let digest: Digest = hash.finalize().into();
@@ -447,6 +458,8 @@ impl Passage {
         let Some(answer) = self.state.policy.answer(question, decision) else { return };
         match self.verdict.answers.iter_mut().find(|answer| answer.question == question) {
             Some(earlier) => *earlier = answer,
+            // A default is what holds where nothing is written down.
+            None if answer.rule.is_none() => {}
             None => self.verdict.answers.push(answer),
         }
     }
@@ -457,7 +470,7 @@ impl Passage {
         if !self.verdict.answers.contains(&answer) {
             self.verdict.answers.push(answer);
         }
-        self.verdict.reason = refusal.reason.clone();
+        self.verdict.reason = refusal.reason.clone().into();
     }
 
     fn record(&mut self, disposition: Disposition) {
@@ -465,13 +478,13 @@ impl Passage {
             return;
         }
         crate::counts::count(self.facts.gate(), disposition);
-        let groups = match self.facts.get(FieldId::GroupNames) {
-            Some(Value::Texts(names)) => names.clone(),
-            _ => Arc::from([]),
+        let kept = match self.facts.get(FieldId::GroupNames) {
+            Some(Value::Texts(names)) => keep(&self.state.settings.privacy, names),
+            _ => keep(&self.state.settings.privacy, &[]),
         };
         self.record_facts(disposition);
-        redact(&mut self.facts, keep(&self.state.settings.privacy, &groups));
-        let facts = std::mem::replace(&mut self.facts, Facts::new(Gate::Dns));
+        redact(&mut self.facts, kept);
+        let facts = self.facts.take();
         let event = Event { id: EventId(0), time: self.began, class: Class::of(facts.gate()), facts };
         self.checkpoint.0.recorder.record(event);
     }
@@ -481,7 +494,7 @@ impl Passage {
         self.facts.reach(Station::Record);
         let severity = self.findings.iter().map(|finding| finding.severity).max().unwrap_or(Severity::Informational);
         let severity = if self.stopped.is_some() { severity.max(Severity::High) } else { severity };
-        let micros = self.checkpoint.now().0.saturating_sub(self.began.0);
+        let micros = self.now().0.saturating_sub(self.began.0);
         for (field, int) in [
             (FieldId::SeverityId, severity.id()),
             (FieldId::ActionId, disposition.action_id()),
@@ -491,9 +504,9 @@ impl Passage {
             (FieldId::BytesIn, i64::try_from(self.bytes_in).unwrap_or(i64::MAX)),
             (FieldId::DurationMs, micros / 1000),
         ] {
-            self.learn(field, Value::Int(int));
+            self.facts.set(field, Value::Int(int));
         }
-        self.learn(FieldId::Reference, Value::text(format!("{:016x}", self.id.0)));
+        self.facts.set(FieldId::Reference, Value::Text(reference_text(self.id)));
         self.learn(FieldId::VerdictOutcome, Value::text(disposition.as_str()));
         if !self.verdict.reason.is_empty() {
             self.learn(FieldId::VerdictReason, Value::Text(self.verdict.reason.clone()));
@@ -506,8 +519,8 @@ impl Passage {
 
     fn record_rules(&mut self) {
         if let Some(rule) = self.verdict.answer(Question::Access).and_then(|answer| answer.rule.clone()) {
-            self.learn(FieldId::VerdictRule, Value::Text(rule.name));
-            self.learn(FieldId::VerdictRuleId, Value::Text(rule.id));
+            self.learn(FieldId::VerdictRule, Value::Text(rule.name.into()));
+            self.learn(FieldId::VerdictRuleId, Value::Text(rule.id.into()));
         }
         let rules: Vec<String> = self.verdict.answers.iter().filter_map(rule_text).collect();
         if !rules.is_empty() {
@@ -548,7 +561,7 @@ fn connection_facts(facts: &mut Facts, session: &Session, began: Timestamp) {
         (FieldId::DeviceName, &identity.device_name),
     ] {
         if !text.is_empty() {
-            facts.set(field, Value::Text(text.clone()));
+            facts.set(field, Value::Text(text.clone().into()));
         }
     }
     if !identity.groups.is_empty() {
@@ -587,6 +600,20 @@ pub(crate) fn host_knowledge(
     ]
     .map(|(field, texts)| (!texts.is_empty()).then(|| (field, Value::Texts(texts.clone()))));
     ints.into_iter().chain([feeds]).chain(texts).flatten()
+}
+
+/// The host in the one form that facts have, which most have already.
+fn canonical(host: &str) -> Option<Text> {
+    if model::name::is_canonical(host) {
+        return Some(Text::new(host));
+    }
+    model::name::canonical(host).map(Text::from)
+}
+
+/// Sixteen hexadecimal digits, as block pages and the record show the number.
+fn reference_text(id: TransactionId) -> Text {
+    let digit = |place: u32| char::from_digit((id.0 >> (60 - 4 * place)) as u32 & 0xf, 16);
+    (0..16).filter_map(digit).collect()
 }
 
 /// Where a gate keeps a host, its parents, and the categories of both kinds.

@@ -31,7 +31,7 @@ fn after_a_panic(mode: FailureMode) -> (Result<Permit, Refusal>, Event) {
         began: Timestamp(0),
         client: SocketAddr::from(([192, 0, 2, 1], 5000)),
         local: SocketAddr::from(([127, 0, 0, 1], 8080)),
-        location: Arc::from(""),
+        location: Text::default(),
         identity: None,
     };
     let mut passage = harness.checkpoint.examine(&session);

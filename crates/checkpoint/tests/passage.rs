@@ -7,7 +7,9 @@ use std::sync::Arc;
 
 use checkpoint::testing::Harness;
 use checkpoint::{Credential, FailureMode, LogPrivacy, PrivacyRule, ScanVerdict, Settings};
-use model::{Action, Destination, Disposition, Event, FieldId, Gate, Question, Session, Station, Timestamp, Transport, Value};
+use model::{
+    Action, Destination, Disposition, Event, FieldId, Gate, Question, Session, Station, Text, Timestamp, Transport, Value,
+};
 
 const BLOCK_EXAMPLE: &str = r#"
 [[rule]]
@@ -34,7 +36,7 @@ fn session(harness: &Harness, gate: Gate) -> Session {
         began: Timestamp(0),
         client: SocketAddr::from(([192, 0, 2, 1], 5000)),
         local: SocketAddr::from(([127, 0, 0, 1], 53)),
-        location: Arc::from(""),
+        location: Text::default(),
         identity: None,
     }
 }
@@ -44,7 +46,7 @@ fn text(event: &Event, field: FieldId) -> String {
 }
 
 fn resolve(name: &str) -> Destination {
-    Destination::Resolve { name: Arc::from(name) }
+    Destination::Resolve { name: name.into() }
 }
 
 fn file(bytes: &[u8]) -> std::fs::File {

@@ -63,7 +63,7 @@ pub(crate) fn learn_answer(passage: &mut Passage, resolved: &Resolved) {
     }
     passage.learn(FieldId::DnsCached, Value::Bool(matches!(resolved.source, Source::Cache | Source::Stale)));
     if !resolved.entry.upstream.is_empty() {
-        passage.learn(FieldId::DnsUpstream, Value::Text(Arc::clone(&resolved.entry.upstream)));
+        passage.learn(FieldId::DnsUpstream, Value::Text(Arc::clone(&resolved.entry.upstream).into()));
     }
 }
 

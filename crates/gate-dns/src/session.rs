@@ -94,11 +94,11 @@ impl Shared {
     pub(crate) async fn transact(self: Arc<Self>, visit: Visit, query: Query) -> Vec<u8> {
         let mut passage = self.checkpoint.examine(&visit.session);
         if let Some(token) = &visit.token {
-            passage.learn(FieldId::DohSubdomain, Value::Text(Arc::clone(token)));
+            passage.learn(FieldId::DohSubdomain, Value::Text(Arc::clone(token).into()));
         }
         facts::learn_question(&mut passage, &query);
         passage.reach(Station::Question);
-        let permit = match passage.permit(Destination::Resolve { name: Arc::from(query.host.as_str()) }) {
+        let permit = match passage.permit(Destination::Resolve { name: query.host.as_str().into() }) {
             Ok(permit) => permit,
             Err(refusal) => return self.refuse(passage, &visit, &query, &refusal, "blockedByQueryName"),
         };

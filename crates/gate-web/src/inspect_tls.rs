@@ -130,8 +130,8 @@ pub(crate) async fn run<S: AsyncRead + AsyncWrite + Unpin + Send + 'static>(arri
     let origin = Origin { scheme: Scheme::Https, host, port: arrival.port };
     let mut learned = vec![(FieldId::DetectedProtocol, Value::text("tls")), (FieldId::ClientJa4, Value::text(&hello.ja4))];
     if let Some(name) = &hello.server_name {
-        learned.push((FieldId::SniHost, Value::Text(name.clone())));
-        learned.push((FieldId::SniDomains, Value::Parents(name.clone())));
+        learned.push((FieldId::SniHost, Value::Text(name.clone().into())));
+        learned.push((FieldId::SniDomains, Value::Parents(name.clone().into())));
     }
     let (mut passage, addresses) = arrival.examine(&origin, &learned).await;
     let bypass = match passage.ask(Question::Inspect) {
@@ -166,7 +166,7 @@ fn refuse_fronting(arrival: Arrival, hello: &Hello) {
     let origin = Origin { scheme: Scheme::Https, host: arrival.host.clone(), port: arrival.port };
     crate::facts::learn_origin(&mut passage, &arrival.shared, &origin);
     if let Some(name) = &hello.server_name {
-        passage.learn(FieldId::SniHost, Value::Text(name.clone()));
+        passage.learn(FieldId::SniHost, Value::Text(name.clone().into()));
     }
     end_refused(passage, "sni_mismatch");
     arrival.cut.reset();

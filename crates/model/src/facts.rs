@@ -13,6 +13,9 @@ pub enum Known<'a> {
     NotYet,
 }
 
+/// Room for the facts of an answered name, so that one allocation does for a whole transaction.
+const VALUES_USUAL: usize = 32;
+
 /// The facts of one transaction at one gate. Values are pushed once and found by index; nothing is hashed.
 #[derive(Clone, Debug)]
 pub struct Facts {
@@ -29,7 +32,13 @@ const _: () = assert!(FIELDS.len() < 255);
 
 impl Facts {
     pub fn new(gate: Gate) -> Facts {
-        Facts { gate, reached: 0, values: Vec::with_capacity(24), places: [0; FIELDS.len()] }
+        Facts { gate, reached: 0, values: Vec::with_capacity(VALUES_USUAL), places: [0; FIELDS.len()] }
+    }
+
+    /// Takes all facts out; what stays behind knows nothing and holds no memory.
+    pub fn take(&mut self) -> Facts {
+        let empty = Facts { gate: self.gate, reached: self.reached, values: Vec::new(), places: [0; FIELDS.len()] };
+        std::mem::replace(self, empty)
     }
 
     pub fn gate(&self) -> Gate {

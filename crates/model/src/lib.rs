@@ -23,5 +23,5 @@ pub use gate::{Action, Gate, Question, Station};
 pub use identity::{Group, Identity};
 pub use session::{Session, SessionId, TransactionId, Transport};
 pub use time::Timestamp;
-pub use value::{Type, Value};
+pub use value::{Text, Type, Value};
 pub use verdict::{Answer, Destination, Finding, HeaderChange, Obligation, RuleName, Severity, Verdict};

@@ -19,6 +19,12 @@ pub fn canonical(host: &str) -> Option<String> {
     (!host.is_empty() && host.len() <= HOST_BYTES_MAX).then(|| host.to_ascii_lowercase())
 }
 
+/// Whether [`canonical`] would give the text back as it is.
+pub fn is_canonical(host: &str) -> bool {
+    let is_bounded = !host.is_empty() && host.len() <= HOST_BYTES_MAX && !host.ends_with('.');
+    is_bounded && !host.bytes().any(|byte| byte.is_ascii_uppercase())
+}
+
 /// Whether `host` is `domain` itself or a name below it.
 pub fn is_within(host: &str, domain: &str) -> bool {
     host.strip_suffix(domain).is_some_and(|head| head.is_empty() || head.ends_with('.'))
@@ -34,6 +40,14 @@ mod tests {
         assert_eq!(parents("com").collect::<Vec<_>>(), ["com"]);
         assert_eq!(parents("a.b.c").collect::<Vec<_>>(), ["a.b.c", "b.c", "c"]);
         assert_eq!(parents("a.").collect::<Vec<_>>(), ["a."]);
+    }
+
+    #[test]
+    fn a_canonical_name_is_one_that_stays_as_it_is() {
+        let long = "a".repeat(HOST_BYTES_MAX + 1);
+        for host in ["", ".", "a", "a.", "A", "a.b", "a..", "\u{e9}", &long, &long[1..]] {
+            assert_eq!(is_canonical(host), canonical(host).is_some_and(|canonical| canonical == host), "{host}");
+        }
     }
 
     #[test]

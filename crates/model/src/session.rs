@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
-use crate::{Gate, Identity, Timestamp};
+use crate::{Gate, Identity, Text, Timestamp};
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(transparent)]
@@ -57,6 +57,6 @@ pub struct Session {
     /// The address of ours that the client reached.
     pub local: SocketAddr,
     /// The location document that the client belongs to (ON-01); empty where none matches.
-    pub location: Arc<str>,
+    pub location: Text,
     pub identity: Option<Arc<Identity>>,
 }

@@ -5,6 +5,9 @@ use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
+/// Text of a fact. Up to 23 bytes, which is most hosts, codes and words, lie in the value itself; longer text is shared.
+pub use smol_str::SmolStr as Text;
+
 /// The type of a field. `Text` is what wirefilter calls Bytes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
@@ -25,20 +28,20 @@ pub enum Type {
 /// One name of a map and the texts under it.
 pub type NamedTexts = (Arc<str>, Arc<[Arc<str>]>);
 
-/// One fact's value. Cloning is cheap: text and arrays are shared.
+/// One fact's value. Cloning is cheap: text and arrays are small or shared.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(untagged)]
 pub enum Value {
     Bool(bool),
     Int(i64),
     Ip(IpAddr),
-    Text(Arc<str>),
+    Text(Text),
     Ints(Arc<[i64]>),
     Ips(Arc<[IpAddr]>),
     Texts(Arc<[Arc<str>]>),
     /// A host name that stands for the array of itself and each parent (DN-02). Nothing is allocated for the parents.
     #[serde(skip_deserializing)]
-    Parents(Arc<str>),
+    Parents(Text),
     TextMap(Arc<[NamedTexts]>),
 }
 
@@ -65,7 +68,12 @@ impl Type {
 
 impl Value {
     pub fn text(text: impl AsRef<str>) -> Value {
-        Value::Text(Arc::from(text.as_ref()))
+        Value::Text(Text::new(text))
+    }
+
+    /// A word of ours, which is never copied.
+    pub const fn word(word: &'static str) -> Value {
+        Value::Text(Text::new_static(word))
     }
 
     pub fn texts<S: AsRef<str>>(texts: impl IntoIterator<Item = S>) -> Value {

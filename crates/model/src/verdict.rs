@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
-use crate::{Action, Question};
+use crate::{Action, Question, Text};
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
@@ -48,7 +48,7 @@ pub struct Answer {
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Verdict {
     pub answers: Vec<Answer>,
-    pub reason: Arc<str>,
+    pub reason: Text,
 }
 
 /// What a permit is for. The act that consumes the permit goes there and nowhere else.
@@ -58,7 +58,7 @@ pub enum Destination {
     /// Open a connection to this host. `addresses` is empty where the name is still to be resolved.
     Upstream { host: Arc<str>, port: u16, addresses: Vec<IpAddr> },
     /// Ask an upstream resolver this name.
-    Resolve { name: Arc<str> },
+    Resolve { name: Text },
     /// Give the answer, response or body in hand to the client.
     Client,
 }

@@ -58,8 +58,8 @@ fn equality(comparison: &Comparison) -> Option<(FieldId, Value)> {
         return None;
     }
     let value = match &comparison.test {
-        Test::Text(Order::Equal, text) => Value::Text(text.clone()),
-        Test::InTexts(texts) if texts.len() == 1 => Value::Text(texts.first()?.clone()),
+        Test::Text(Order::Equal, text) => Value::Text(text.clone().into()),
+        Test::InTexts(texts) if texts.len() == 1 => Value::Text(texts.first()?.clone().into()),
         Test::Int(Order::Equal, int) => Value::Int(*int),
         Test::Ip(Order::Equal, ip) => Value::Ip(*ip),
         Test::Bool(Order::Equal, value) => Value::Bool(*value),

@@ -4,7 +4,6 @@
 use std::cell::RefCell;
 use std::collections::{BTreeMap, HashMap};
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 use std::time::SystemTime;
 
 use anyhow::{Context, Result, anyhow, bail};
@@ -472,7 +471,7 @@ fn explain(checkpoint: &Checkpoint, asked: &Asked) -> policy::Explanation {
         began: now(),
         client: (client, 0).into(),
         local: ([127, 0, 0, 1], 0).into(),
-        location: located.map_or_else(|| Arc::from(""), |location| location.name),
+        location: located.map(|location| location.name).unwrap_or_default(),
         identity,
     };
     let mut told = Vec::new();

@@ -219,7 +219,7 @@ impl<'a> Cells<'a> {
             Cells::Int(array) => array.is_valid(row).then(|| Value::Int(array.value(row))),
             Cells::Time(array) => array.is_valid(row).then(|| Value::Int(array.value(row))),
             Cells::Ip(array) => array.is_valid(row).then(|| array.value(row).parse().ok().map(Value::Ip)).flatten(),
-            Cells::Text(array) => array.is_valid(row).then(|| Value::Text(texts.shared(array.value(row)))),
+            Cells::Text(array) => array.is_valid(row).then(|| Value::Text(texts.shared(array.value(row)).into())),
             Cells::Ints(array) => {
                 let inner = array.is_valid(row).then(|| array.value(row))?;
                 let ints = inner.as_any().downcast_ref::<Int64Array>()?;
@@ -344,7 +344,7 @@ fn derive(facts: &mut Facts) {
     ];
     for (host, domains) in parents {
         if let Some(Value::Text(name)) = facts.get(host) {
-            let name = Arc::clone(name);
+            let name = name.clone();
             facts.set(domains, Value::Parents(name));
         }
     }
@@ -353,7 +353,7 @@ fn derive(facts: &mut Facts) {
         facts.set(FieldId::IsMalicious, Value::Bool(malicious));
     }
     if let Some(Value::Text(url)) = facts.get(FieldId::HttpUrl) {
-        let url = Arc::clone(url);
+        let url = url.clone();
         derive_from_url(facts, &url);
     }
 }
