@@ -5,7 +5,10 @@ use hickory_proto::op::{Edns, Message, OpCode, ResponseCode};
 use hickory_proto::rr::rdata::opt::{EdnsCode, EdnsOption};
 use hickory_proto::rr::{DNSClass, Name, RecordType};
 
+use model::Text;
 use model::name::HOST_BYTES_MAX;
+
+use crate::spelling::Spelling;
 
 /// Bytes of a header (RFC 1035 section 4.1.1).
 pub(crate) const HEADER_BYTES: usize = 12;
@@ -26,13 +29,13 @@ pub(crate) struct ClientEdns {
 }
 
 /// One question, in the only form that the rest of the gate sees.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Query {
     pub(crate) id: u16,
     /// As the client spelled it.
-    pub(crate) name: Name,
+    pub(crate) spelling: Spelling,
     /// Lower case, ASCII, without its last dot; `.` for the root.
-    pub(crate) host: String,
+    pub(crate) host: Text,
     pub(crate) kind: RecordType,
     pub(crate) recursion_desired: bool,
     pub(crate) checking_disabled: bool,
@@ -65,10 +68,52 @@ pub(crate) fn decode(bytes: &[u8]) -> Decoded {
     if bytes.len() > QUERY_BYTES_MAX || header[4..6] != [0, 1] {
         return reject(header, ResponseCode::FormErr, "malformed_query");
     }
+    if let Some(query) = plain(header, bytes) {
+        return Decoded::Query(query);
+    }
     match Message::from_vec(bytes) {
         Ok(message) => question(header, message, bytes.len()),
         Err(_) => reject(header, ResponseCode::FormErr, "malformed_query"),
     }
+}
+
+/// A question in the shape that nearly every client sends: no flags but RD, CD and AD, one uncompressed name of letters,
+/// digits, hyphens and underscores, and at most an OPT record of version 0 without options. None is no verdict: whatever
+/// looks different is read by the library, and what both can read they read alike.
+fn plain(header: &[u8; HEADER_BYTES], bytes: &[u8]) -> Option<Query> {
+    let [_, _, high, low, _, _, answers @ .., additionals_high, additionals] = *header;
+    if high & !0x01 != 0 || low & !0x30 != 0 || answers != [0; 4] || additionals_high != 0 || additionals > 1 {
+        return None;
+    }
+    let (spelling, host) = Spelling::read_plain(bytes.get(HEADER_BYTES..)?)?;
+    let (fixed, rest) = bytes.get(HEADER_BYTES + spelling.wire().len()..)?.split_first_chunk::<4>()?;
+    let [kind_high, kind_low, 0, 1] = *fixed else { return None };
+    let edns = match (additionals, rest) {
+        (0, []) => None,
+        (1, [0, 0, 41, size_high, size_low, 0, 0, flags, _, 0, 0]) => Some(ClientEdns {
+            payload_bytes: u16::from_be_bytes([*size_high, *size_low]).max(PLAIN_PAYLOAD_BYTES),
+            dnssec_ok: flags & 0x80 != 0,
+            pads: false,
+        }),
+        _ => return None,
+    };
+    let kind = RecordType::from(u16::from_be_bytes([kind_high, kind_low]));
+    is_asked_for(kind).then(|| Query {
+        id: u16::from_be_bytes([header[0], header[1]]),
+        spelling,
+        host,
+        kind,
+        recursion_desired: high & 0x01 != 0,
+        checking_disabled: low & 0x10 != 0,
+        authentic_data: low & 0x20 != 0,
+        edns,
+        bytes: bytes.len(),
+    })
+}
+
+/// Types of which a question can be answered at all.
+fn is_asked_for(kind: RecordType) -> bool {
+    !matches!(kind, RecordType::AXFR | RecordType::IXFR | RecordType::OPT | RecordType::TSIG | RecordType::ZERO)
 }
 
 fn question(header: &[u8; HEADER_BYTES], mut message: Message, bytes: usize) -> Decoded {
@@ -83,14 +128,14 @@ fn question(header: &[u8; HEADER_BYTES], mut message: Message, bytes: usize) -> 
     if matches!(kind, RecordType::AXFR | RecordType::IXFR) {
         return reject(header, ResponseCode::Refused, "transfer_refused");
     }
-    if matches!(kind, RecordType::OPT | RecordType::TSIG | RecordType::ZERO) {
+    if !is_asked_for(kind) {
         return reject(header, ResponseCode::FormErr, "malformed_query");
     }
     let Some(host) = host_text(asked.name()) else { return reject(header, ResponseCode::FormErr, "name_too_long") };
     Decoded::Query(Query {
         id: message.metadata.id,
-        name: asked.name().clone(),
-        host,
+        spelling: Spelling::of(asked.name()),
+        host: host.into(),
         kind,
         recursion_desired: message.metadata.recursion_desired,
         checking_disabled: message.metadata.checking_disabled,
@@ -226,7 +271,55 @@ mod tests {
             panic!("refused")
         };
         assert_eq!(query.host, "www.example.com");
-        assert_eq!(query.name.to_ascii(), "WwW.Example.COM.");
+        assert_eq!(query.spelling.name().to_ascii(), "WwW.Example.COM.");
+    }
+
+    fn by_library(bytes: &[u8]) -> Option<Query> {
+        let header = bytes.first_chunk::<HEADER_BYTES>()?;
+        match question(header, Message::from_vec(bytes).ok()?, bytes.len()) {
+            Decoded::Query(query) => Some(query),
+            _ => None,
+        }
+    }
+
+    /// What is read without the library is what the library reads: plain questions of many shapes, and damage to them.
+    #[test]
+    fn a_plain_question_is_read_as_the_library_reads_it() {
+        let mut state = 0x2545_f491_4f6c_dd1d_u64;
+        let mut next = move || {
+            state ^= state << 13;
+            state ^= state >> 7;
+            state ^= state << 17;
+            state
+        };
+        let long = format!("{0}.{0}.{0}.{1}.", "a".repeat(63), "b".repeat(61));
+        let hosts = ["a.", "WWW.example.COM.", "_dns.x-1.example.", "xn--bcher-kva.example.", &long];
+        let kinds = [RecordType::A, RecordType::AAAA, RecordType::HTTPS, RecordType::ANY, RecordType::Unknown(65_280)];
+        let mut plain_ones = 0;
+        for round in 0..60_000 {
+            let mut message = asking(hosts[next() as usize % hosts.len()], kinds[next() as usize % kinds.len()]);
+            message.metadata.recursion_desired = next() % 2 == 0;
+            message.metadata.checking_disabled = next() % 2 == 0;
+            message.metadata.authentic_data = next() % 2 == 0;
+            if next() % 2 == 0 {
+                let mut edns = Edns::new();
+                edns.set_max_payload(next() as u16).set_dnssec_ok(next() % 2 == 0);
+                message.set_edns(edns);
+            }
+            let mut bytes = message.to_vec().unwrap();
+            for _ in 0..round % 4 {
+                let place = next() as usize % bytes.len();
+                bytes[place] = next() as u8;
+            }
+            let Some(header) = bytes.first_chunk::<HEADER_BYTES>().filter(|header| header[4..6] == [0, 1]) else { continue };
+            let Some(read) = plain(header, &bytes) else {
+                assert!(round % 4 != 0, "{bytes:02x?}");
+                continue;
+            };
+            assert_eq!(Some(read), by_library(&bytes), "{bytes:02x?}");
+            plain_ones += 1;
+        }
+        assert!(plain_ones > 15_000, "{plain_ones}");
     }
 
     #[test]

@@ -1,10 +1,8 @@
 //! A reply becomes bytes. It is packed once, when it enters the cache, and sent many times: each client gets the same
 //! records under its own number, spelling, time to live and OPT record. RFC 1035 section 4, RFC 6891, RFC 8914.
 
-use hickory_proto::op::{Edns, Message, MessageType, OpCode, Query as Asked, ResponseCode};
-use hickory_proto::rr::rdata::opt::EdnsOption;
+use hickory_proto::op::{Message, MessageType, OpCode, Query as Asked, ResponseCode};
 use hickory_proto::rr::{Name, RecordType};
-use hickory_proto::serialize::binary::{BinEncodable, BinEncoder};
 
 use crate::decode::{HEADER_BYTES, PLAIN_PAYLOAD_BYTES, Query};
 use crate::reply::{ExtendedError, Reply};
@@ -21,6 +19,10 @@ const ERROR_TEXT_BYTES_MAX: usize = 200;
 /// Padded answers fill blocks of this size (RFC 8467 section 4.1).
 const PADDING_BLOCK_BYTES: usize = 468;
 
+/// An OPT record without options, and its type (RFC 6891 section 6.1.2).
+const OPT_BYTES: usize = 11;
+const OPT_TYPE: u8 = 41;
+
 const OPTION_EXTENDED_ERROR: u16 = 15;
 const OPTION_PADDING: u16 = 12;
 
@@ -32,6 +34,21 @@ pub(crate) struct Packed {
     name_end: usize,
     /// Where each record's time to live stands.
     ttls: Box<[u32]>,
+}
+
+/// A packed reply with what stands outside its sections.
+pub(crate) struct Shown<'a> {
+    pub(crate) code: ResponseCode,
+    pub(crate) authentic: bool,
+    pub(crate) errors: &'a [ExtendedError],
+    pub(crate) packed: &'a Packed,
+    pub(crate) lifetime: Lifetime,
+}
+
+impl<'a> Shown<'a> {
+    pub(crate) fn new(reply: &'a Reply, packed: &'a Packed, lifetime: Lifetime) -> Shown<'a> {
+        Shown { code: reply.code, authentic: reply.authentic, errors: &reply.errors, packed, lifetime }
+    }
 }
 
 /// What becomes of the times to live as they leave.
@@ -92,20 +109,27 @@ fn ttl_places(bytes: &[u8], mut place: usize, records: usize) -> Option<Box<[u32
     Some(places.into_boxed_slice())
 }
 
-/// The message for one client. It is cut to a bare header and question with the truncation bit where it is too long for
-/// a datagram, so that the client asks again over a stream.
-pub(crate) fn encode(query: &Query, reply: &Reply, packed: &Packed, lifetime: Lifetime, carrier: Carrier) -> Vec<u8> {
-    let mut out = Vec::with_capacity(packed.bytes.len() + 64);
-    out.extend_from_slice(&packed.bytes);
-    write_flags(&mut out, query, reply);
-    write_name(&mut out, &query.name, packed.name_end);
-    write_ttls(&mut out, &packed.ttls, lifetime);
-    if out.len() + edns_bytes(query, reply) > size_max(query, carrier) {
-        truncate(&mut out, packed.name_end + 4);
+/// The message for one client, at the end of what is there. It is cut to a bare header and question with the truncation
+/// bit where it is too long for a datagram, so that the client asks again over a stream.
+pub(crate) fn encode_into(out: &mut Vec<u8>, query: &Query, reply: &Shown<'_>, carrier: Carrier) {
+    let start = out.len();
+    out.extend_from_slice(&reply.packed.bytes);
+    let Some(message) = out.get_mut(start..) else { return };
+    write_flags(message, query, reply);
+    write_name(message, query.spelling.wire(), reply.packed.name_end);
+    write_ttls(message, &reply.packed.ttls, reply.lifetime);
+    if message.len() + edns_bytes(query, reply.errors) > size_max(query, carrier) {
+        truncate(message);
+        out.truncate(start + reply.packed.name_end + 4);
     }
-    if let Some(edns) = reply_edns(query, reply) {
-        append_edns(&mut out, edns, query, carrier);
-    }
+    append_edns(out, start, query, reply, carrier);
+}
+
+/// The message by itself.
+#[cfg(test)]
+pub(crate) fn encode(query: &Query, reply: &Shown<'_>, carrier: Carrier) -> Vec<u8> {
+    let mut out = Vec::with_capacity(reply.packed.bytes.len() + 64);
+    encode_into(&mut out, query, reply, carrier);
     out
 }
 
@@ -119,7 +143,7 @@ fn size_max(query: &Query, carrier: Carrier) -> usize {
     }
 }
 
-fn write_flags(out: &mut [u8], query: &Query, reply: &Reply) {
+fn write_flags(out: &mut [u8], query: &Query, reply: &Shown<'_>) {
     let dnssec_aware = query.authentic_data || query.edns.is_some_and(|edns| edns.dnssec_ok);
     out[..2].copy_from_slice(&query.id.to_be_bytes());
     out[2] = 0x80 | u8::from(query.recursion_desired);
@@ -135,15 +159,9 @@ fn reply_code(query: &Query, code: ResponseCode) -> ResponseCode {
 }
 
 /// Puts the client's spelling over the canonical one; every owner name that points here follows.
-fn write_name(out: &mut [u8], name: &Name, name_end: usize) {
-    let mut place = HEADER_BYTES;
-    for label in name.iter() {
-        let (start, end) = (place + 1, place + 1 + label.len());
-        if end >= name_end {
-            return;
-        }
-        out[start..end].copy_from_slice(label);
-        place = end;
+fn write_name(out: &mut [u8], spelling: &[u8], name_end: usize) {
+    if let Some(name) = out.get_mut(HEADER_BYTES..name_end).filter(|name| name.len() == spelling.len()) {
+        name.copy_from_slice(spelling);
     }
 }
 
@@ -159,32 +177,15 @@ fn write_ttls(out: &mut [u8], places: &[u32], lifetime: Lifetime) {
     }
 }
 
-fn truncate(out: &mut Vec<u8>, question_end: usize) {
-    out.truncate(question_end);
+/// Marks a header as that of a message whose records are left out.
+fn truncate(out: &mut [u8]) {
     out[2] |= 0x02;
     out[6..HEADER_BYTES].fill(0);
 }
 
 /// The OPT record without options takes 11 bytes, an extended error 6 and its text.
-fn edns_bytes(query: &Query, reply: &Reply) -> usize {
-    query.edns.map_or(0, |_| 11 + reply.errors.iter().map(|error| 6 + cut(&error.text).len()).sum::<usize>())
-}
-
-fn reply_edns(query: &Query, reply: &Reply) -> Option<Edns> {
-    let client = query.edns?;
-    let mut edns = Edns::new();
-    edns.set_max_payload(PAYLOAD_BYTES_MAX).set_dnssec_ok(client.dnssec_ok);
-    edns.set_rcode_high(reply.code.high());
-    for error in &reply.errors {
-        edns.options_mut().insert(extended_error(error));
-    }
-    Some(edns)
-}
-
-fn extended_error(error: &ExtendedError) -> EdnsOption {
-    let mut bytes = error.code.to_be_bytes().to_vec();
-    bytes.extend_from_slice(cut(&error.text).as_bytes());
-    EdnsOption::Unknown(OPTION_EXTENDED_ERROR, bytes)
+fn edns_bytes(query: &Query, errors: &[ExtendedError]) -> usize {
+    query.edns.map_or(0, |_| OPT_BYTES + errors.iter().map(|error| 6 + cut(&error.text).len()).sum::<usize>())
 }
 
 /// The longest start of the text that fits and does not end inside a character.
@@ -192,37 +193,53 @@ fn cut(text: &str) -> &str {
     text.get(..text.floor_char_boundary(ERROR_TEXT_BYTES_MAX)).unwrap_or_default()
 }
 
-fn append_edns(out: &mut Vec<u8>, mut edns: Edns, query: &Query, carrier: Carrier) {
-    if carrier == Carrier::PrivateStream && query.edns.is_some_and(|edns| edns.pads) {
-        let options: usize = edns.options().options.iter().map(|(_, option)| 4 + usize::from(option.len())).sum();
-        let unpadded = out.len() + 11 + options + 4;
+/// The OPT record for a client that sent one (RFC 6891 section 6.1.2), with its options, at the end of the message.
+fn append_edns(out: &mut Vec<u8>, start: usize, query: &Query, reply: &Shown<'_>, carrier: Carrier) {
+    let Some(client) = query.edns else { return };
+    let payload = PAYLOAD_BYTES_MAX.to_be_bytes();
+    let flags = u8::from(client.dnssec_ok) << 7;
+    out.extend_from_slice(&[0, 0, OPT_TYPE, payload[0], payload[1], reply.code.high(), 0, flags, 0, 0, 0]);
+    let options = out.len();
+    for error in reply.errors {
+        append_option(out, OPTION_EXTENDED_ERROR, &error.code.to_be_bytes(), cut(&error.text).as_bytes());
+    }
+    if carrier == Carrier::PrivateStream && client.pads {
+        let unpadded = out.len() - start + 4;
         let padding = unpadded.next_multiple_of(PADDING_BLOCK_BYTES) - unpadded;
         if unpadded + padding <= STREAM_BYTES_MAX {
-            edns.options_mut().insert(EdnsOption::Unknown(OPTION_PADDING, vec![0; padding]));
+            append_option(out, OPTION_PADDING, &[], &[0; PADDING_BLOCK_BYTES][..padding]);
         }
     }
-    let mut record = Vec::with_capacity(32);
-    if edns.emit(&mut BinEncoder::new(&mut record)).is_ok() {
-        out.extend_from_slice(&record);
-        let additionals = u16::from_be_bytes([out[10], out[11]]).saturating_add(1);
-        out[10..HEADER_BYTES].copy_from_slice(&additionals.to_be_bytes());
-    }
+    let length = ((out.len() - options) as u16).to_be_bytes();
+    out[options - 2..options].copy_from_slice(&length);
+    // A message of ours holds no other additional record.
+    out[start + 10..start + HEADER_BYTES].copy_from_slice(&[0, 1]);
+}
+
+/// Options are short: an error's text is cut, and padding is less than a block.
+fn append_option(out: &mut Vec<u8>, code: u16, head: &[u8], tail: &[u8]) {
+    out.extend_from_slice(&code.to_be_bytes());
+    out.extend_from_slice(&((head.len() + tail.len()) as u16).to_be_bytes());
+    out.extend_from_slice(head);
+    out.extend_from_slice(tail);
 }
 
 #[cfg(test)]
 mod tests {
+    use hickory_proto::rr::rdata::opt::EdnsOption;
     use hickory_proto::rr::rdata::{A, TXT};
     use hickory_proto::rr::{RData, Record};
 
     use super::*;
     use crate::decode::ClientEdns;
     use crate::reply::extended;
+    use crate::spelling::Spelling;
 
     fn query(host: &str, edns: Option<ClientEdns>) -> Query {
         Query {
             id: 0x1234,
-            name: Name::from_ascii(host).unwrap(),
-            host: host.trim_end_matches('.').to_ascii_lowercase(),
+            spelling: Spelling::of(&Name::from_ascii(host).unwrap()),
+            host: host.trim_end_matches('.').to_ascii_lowercase().into(),
             kind: RecordType::A,
             recursion_desired: true,
             checking_disabled: false,
@@ -241,8 +258,8 @@ mod tests {
     }
 
     fn sent(query: &Query, reply: &Reply, lifetime: Lifetime, carrier: Carrier) -> (Message, usize) {
-        let packed = Packed::new(&query.name.to_lowercase(), query.kind, reply).unwrap();
-        let bytes = encode(query, reply, &packed, lifetime, carrier);
+        let packed = Packed::new(&query.spelling.name().to_lowercase(), query.kind, reply).unwrap();
+        let bytes = encode(query, &Shown::new(reply, &packed, lifetime), carrier);
         (Message::from_vec(&bytes).unwrap(), bytes.len())
     }
 

@@ -50,7 +50,7 @@ fn page(kind: RecordType, spec: &DnsGateSpec) -> Option<IpAddr> {
 fn with_address(address: Option<IpAddr>, query: &Query, spec: &DnsGateSpec) -> Reply {
     match address {
         Some(address) => {
-            let name = query.name.to_lowercase();
+            let name = query.spelling.name().to_lowercase();
             Reply::answering(vec![Record::from_rdata(name, spec.block_ttl_seconds, RData::from(address))])
         }
         None => negative(ResponseCode::NoError, query, spec),
@@ -58,7 +58,7 @@ fn with_address(address: Option<IpAddr>, query: &Query, spec: &DnsGateSpec) -> R
 }
 
 fn negative(code: ResponseCode, query: &Query, spec: &DnsGateSpec) -> Reply {
-    Reply::negative(code, &query.name.to_lowercase(), spec.block_ttl_seconds)
+    Reply::negative(code, &query.spelling.name().to_lowercase(), spec.block_ttl_seconds)
 }
 
 fn block_error(setting: BlockError) -> u16 {
@@ -94,12 +94,13 @@ mod tests {
     use model::Action;
 
     use super::*;
+    use crate::spelling::Spelling;
 
     fn query(kind: RecordType) -> Query {
         Query {
             id: 1,
-            name: Name::from_ascii("Bad.example.").unwrap(),
-            host: "bad.example".to_owned(),
+            spelling: Spelling::of(&Name::from_ascii("Bad.example.").unwrap()),
+            host: "bad.example".into(),
             kind,
             recursion_desired: true,
             checking_disabled: false,

@@ -6,8 +6,8 @@ use std::sync::Arc;
 
 use checkpoint::Passage;
 use hickory_proto::op::ResponseCode;
-use hickory_proto::rr::{RData, Record};
-use model::{FieldId, Value};
+use hickory_proto::rr::{RData, Record, RecordType};
+use model::{FieldId, Text, Value};
 
 use crate::decode::{Query, escaped};
 use crate::reply::{ExtendedError, Reply};
@@ -49,8 +49,20 @@ pub(crate) fn learn_question(passage: &mut Passage, query: &Query) {
     if query.host == "." {
         passage.learn(FieldId::DnsFqdn, Value::text("."));
     }
-    passage.learn(FieldId::DnsQueryType, Value::text(query.kind.to_string()));
+    passage.learn(FieldId::DnsQueryType, Value::Text(kind_name(query.kind)));
     passage.learn(FieldId::DnsQuerySize, Value::Int(i64::try_from(query.bytes).unwrap_or(i64::MAX)));
+}
+
+/// The type as the library writes it, without its help for those that nearly everybody asks for.
+fn kind_name(kind: RecordType) -> Text {
+    match kind {
+        RecordType::A => Text::new_static("A"),
+        RecordType::AAAA => Text::new_static("AAAA"),
+        RecordType::HTTPS => Text::new_static("HTTPS"),
+        RecordType::PTR => Text::new_static("PTR"),
+        RecordType::TXT => Text::new_static("TXT"),
+        other => Text::from(other.to_string()),
+    }
 }
 
 /// What the answer says, and where it came from.
@@ -140,6 +152,13 @@ mod tests {
     use hickory_proto::rr::rdata::{A, CNAME, MX, TXT};
 
     use super::*;
+
+    #[test]
+    fn a_type_is_named_as_the_library_names_it() {
+        for kind in (0..300).chain([65_280]).map(RecordType::from) {
+            assert_eq!(kind_name(kind), kind.to_string());
+        }
+    }
 
     /// CT-07 and DN-16 to DN-18: every record of an answer is a fact.
     #[test]

@@ -3,9 +3,9 @@
 //! It takes questions over UDP, TCP, TLS (RFC 7858) and HTTPS (RFC 8484), shows each one to the checkpoint, asks an
 //! upstream resolver or its cache when the checkpoint permits it, and writes down how a verdict looks on this wire. It
 //! decides nothing by itself and is authoritative for nothing: it forwards.
-#![forbid(unsafe_code)]
 #![cfg_attr(test, allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a test that panics has failed"))]
 
+mod datagrams;
 mod decode;
 mod doh;
 mod encode;
@@ -19,6 +19,7 @@ mod resolver;
 mod serve;
 mod session;
 mod spec;
+mod spelling;
 mod stream;
 
 pub use events::{Counter, counters};

@@ -3,25 +3,26 @@
 //! shield.
 
 use std::collections::HashMap;
+use std::hash::{BuildHasher, RandomState};
 use std::net::IpAddr;
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
-use moka::sync::Cache;
+/// Clients remembered at once; each costs about 60 bytes.
+const CLIENTS_MAX: usize = 65_536;
 
-/// Clients remembered at once; each costs about 150 bytes. The rarest are forgotten first, and start anew.
-const CLIENTS_MAX: u64 = 65_536;
-
-/// A client that has been silent this long has a full bucket in any sensible setting.
-const FORGET_SECONDS: u64 = 60;
+/// Parts that are locked by themselves, so that workers rarely meet.
+const SHARDS: usize = 64;
 
 /// One bucket per client: it fills at the rate and holds the burst.
 pub(crate) struct RateLimit {
     per_second: f64,
     burst: f64,
-    buckets: Option<Cache<IpAddr, Arc<Mutex<Bucket>>>>,
+    hasher: RandomState,
+    shards: Box<[Mutex<HashMap<IpAddr, Bucket>>]>,
 }
 
+#[derive(Clone, Copy)]
 struct Bucket {
     tokens: f64,
     filled: Instant,
@@ -30,27 +31,45 @@ struct Bucket {
 impl RateLimit {
     /// A rate of zero admits everybody.
     pub(crate) fn new(per_second: u32, burst: u32) -> RateLimit {
-        let buckets = (per_second > 0).then(|| {
-            let idle = Duration::from_secs(FORGET_SECONDS);
-            Cache::builder().max_capacity(CLIENTS_MAX).time_to_idle(idle).build()
-        });
-        RateLimit { per_second: f64::from(per_second), burst: f64::from(burst.max(1)), buckets }
+        let shards = (0..SHARDS).map(|_| Mutex::default()).collect();
+        RateLimit { per_second: f64::from(per_second), burst: f64::from(burst.max(1)), hasher: RandomState::new(), shards }
     }
 
     /// Whether one more question of this client is taken.
     pub(crate) fn admits(&self, client: IpAddr, at: Instant) -> bool {
-        let Some(buckets) = &self.buckets else { return true };
-        let full = || Arc::new(Mutex::new(Bucket { tokens: self.burst, filled: at }));
-        let bucket = buckets.get_with(network(client), full);
-        let mut bucket = bucket.lock().unwrap_or_else(PoisonError::into_inner);
-        let gained = at.saturating_duration_since(bucket.filled).as_secs_f64() * self.per_second;
-        bucket.tokens = (bucket.tokens + gained).min(self.burst);
-        bucket.filled = at;
+        if self.per_second == 0.0 {
+            return true;
+        }
+        let client = network(client);
+        // The hash is keyed, so that nobody can crowd one shard with addresses of their choice.
+        let place = self.hasher.hash_one(client) as usize % SHARDS;
+        let Some(shard) = self.shards.get(place) else { return true };
+        let mut buckets = shard.lock().unwrap_or_else(PoisonError::into_inner);
+        if buckets.len() >= CLIENTS_MAX / SHARDS && !buckets.contains_key(&client) {
+            self.forget_half(&mut buckets, at);
+        }
+        let bucket = buckets.entry(client).or_insert(Bucket { tokens: self.burst, filled: at });
+        bucket.tokens = self.tokens(bucket, at);
+        bucket.filled = bucket.filled.max(at);
         let admitted = bucket.tokens >= 1.0;
         if admitted {
             bucket.tokens -= 1.0;
         }
         admitted
+    }
+
+    fn tokens(&self, bucket: &Bucket, at: Instant) -> f64 {
+        let gained = at.saturating_duration_since(bucket.filled).as_secs_f64() * self.per_second;
+        (bucket.tokens + gained).min(self.burst)
+    }
+
+    /// Forgets the clients that ask least: their buckets are the fullest, so starting anew gives them the least.
+    fn forget_half(&self, buckets: &mut HashMap<IpAddr, Bucket>, at: Instant) {
+        let mut levels: Vec<f64> = buckets.values().map(|bucket| self.tokens(bucket, at)).collect();
+        let middle = levels.len() / 2;
+        let (_, level, _) = levels.select_nth_unstable_by(middle, f64::total_cmp);
+        let level = *level;
+        buckets.retain(|_, bucket| self.tokens(bucket, at) < level);
     }
 }
 
@@ -104,7 +123,23 @@ fn network(client: IpAddr) -> IpAddr {
 
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
     use super::*;
+
+    /// A flood of forged sources makes the clients that asked little start anew, and not the one that asked too much.
+    #[test]
+    fn a_flood_of_sources_is_bounded_and_frees_nobody_who_is_over_the_rate() {
+        let limit = RateLimit::new(1, 3);
+        let (greedy, at) = (IpAddr::from([192, 0, 2, 1]), Instant::now());
+        assert_eq!((0..5).filter(|_| limit.admits(greedy, at)).count(), 3);
+        for number in 0..4 * CLIENTS_MAX as u32 {
+            limit.admits(IpAddr::from(number.to_be_bytes()), at);
+        }
+        assert!(!limit.admits(greedy, at));
+        let remembered: usize = limit.shards.iter().map(|shard| shard.lock().unwrap().len()).sum();
+        assert!(remembered <= CLIENTS_MAX, "{remembered}");
+    }
 
     #[test]
     fn a_client_has_its_burst_then_its_rate_and_spares_the_others() {

@@ -1,29 +1,28 @@
 //! The gate's loops: sockets are bound, datagrams and connections taken, and everything is let finish when it stops. What a
 //! question means is none of its business; that is `session`. UDP of RFC 1035, TCP of RFC 7766, TLS of RFC 7858.
 
-use std::future::Future;
 use std::io;
-use std::net::SocketAddr;
-use std::pin::Pin;
+use std::net::{SocketAddr, UdpSocket};
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
-use std::task::{Context, Poll, Waker};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use checkpoint::Checkpoint;
 use model::Transport;
 use rustls::ServerConfig;
-use socket2::{Domain, Protocol, Socket, Type};
-use tokio::net::{TcpListener, TcpStream, UdpSocket};
+use socket2::{Domain, Protocol, SockRef, Socket, Type};
+use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{Semaphore, watch};
 use tokio::task::JoinSet;
 use tokio::time::timeout;
 use tokio_rustls::TlsAcceptor;
 
-use crate::decode::{Decoded, HEADER_BYTES, decode};
-use crate::events::{Counter, DrainCut, Listening, SocketFailed, count};
+use crate::datagrams::Batch;
+use crate::decode::{Decoded, HEADER_BYTES, Query, decode};
+use crate::events::{Counter, DrainCut, Listening, SocketFailed, WorkerPanicked, count, count_many};
 use crate::limit::{ConnectionLimit, RateLimit};
 use crate::resolver::DnsResolver;
-use crate::session::Shared;
+use crate::session::{Moment, Shared, Visit, Waiting};
 use crate::spec::DnsGateConfig;
 use crate::{Error, doh, stream};
 
@@ -33,11 +32,8 @@ const TRANSACTIONS_MAX: usize = 16_384;
 /// Connections at once, over all stream listeners; each holds a file descriptor and about 20 KiB.
 const CONNECTIONS_MAX: usize = 4_096;
 
-/// Datagrams taken in one go before other tasks of the thread get their turn.
-const BATCH_MAX: usize = 64;
-
-/// The longest question over UDP that could be valid is far shorter; the rest is cut off and then malformed.
-const DATAGRAM_BYTES_MAX: usize = 4_160;
+/// A worker without work looks this often whether it should stop.
+const IDLE_WAIT: Duration = Duration::from_millis(100);
 
 /// Buffers of the kernel for bursts while a worker is busy: about 4,000 questions.
 const SOCKET_BUFFER_BYTES: usize = 4 << 20;
@@ -138,7 +134,8 @@ impl DnsGate {
         };
         let mut loops = JoinSet::new();
         for socket in self.datagrams {
-            loops.spawn(take_datagrams(Arc::new(socket), rounds.clone()));
+            let (socket, rounds) = (Arc::new(socket), rounds.clone());
+            loops.spawn_blocking(move || take_datagrams(&socket, &rounds));
         }
         for listener in self.streams {
             loops.spawn(take_connections(listener, rounds.clone()));
@@ -212,9 +209,10 @@ fn datagram_socket(address: SocketAddr) -> io::Result<UdpSocket> {
     // The kernel takes what its own limit allows.
     socket.set_recv_buffer_size(SOCKET_BUFFER_BYTES)?;
     socket.set_send_buffer_size(SOCKET_BUFFER_BYTES)?;
-    socket.set_nonblocking(true)?;
+    // A worker waits in the call that receives, without a reactor between.
+    socket.set_read_timeout(Some(IDLE_WAIT))?;
     socket.bind(&address.into())?;
-    UdpSocket::from_std(socket.into())
+    Ok(socket.into())
 }
 
 fn stream_socket(address: SocketAddr) -> io::Result<TcpListener> {
@@ -227,6 +225,11 @@ fn stream_socket(address: SocketAddr) -> io::Result<TcpListener> {
 }
 
 impl Rounds {
+    /// Told to, or nobody is left who could tell.
+    fn is_stopping(&self) -> bool {
+        *self.shutdown.borrow() || self.shutdown.has_changed().is_err()
+    }
+
     /// Waits for transactions and connections that have begun.
     async fn drain(self) {
         let all = async {
@@ -239,84 +242,80 @@ impl Rounds {
     }
 }
 
-/// One worker: most answers come from the cache and are sent from here; a question that has to wait gets its own task.
-async fn take_datagrams(socket: Arc<UdpSocket>, rounds: Rounds) {
-    let mut shutdown = rounds.shutdown.clone();
+/// One worker, on a thread of its own: what can be answered at once is answered in the batch that it came in, and a
+/// question that has to wait gets a task.
+fn take_datagrams(socket: &Arc<UdpSocket>, rounds: &Rounds) {
     let Ok(local) = socket.local_addr() else { return };
-    let mut buffer = vec![0; DATAGRAM_BYTES_MAX];
-    loop {
-        let taken = tokio::select! {
-            _ = shutdown.wait_for(|stopping| *stopping) => return,
-            taken = socket.recv_from(&mut buffer) => taken,
-        };
-        let mut next = Some(taken);
-        for _ in 0..BATCH_MAX {
-            match next.take() {
-                Some(Ok((bytes, client))) => take_datagram(&socket, &rounds, client, local, &buffer[..bytes]).await,
-                Some(Err(error)) => SocketFailed { protocol: "udp", error: &error }.emit(),
-                None => break,
+    let mut batch = Batch::new();
+    while !rounds.is_stopping() {
+        match batch.receive(socket) {
+            Ok(received) => take_batch(socket, rounds, local, &mut batch, received),
+            Err(error) if matches!(error.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::Interrupted) => {}
+            Err(error) => {
+                SocketFailed { protocol: "udp", error: &error }.emit();
+                std::thread::sleep(ACCEPT_PAUSE);
             }
-            next = socket.try_recv_from(&mut buffer).ok().map(Ok);
         }
-        // One that was read and not handled would be lost.
-        if let Some(Ok((bytes, client))) = next {
-            take_datagram(&socket, &rounds, client, local, &buffer[..bytes]).await;
-        }
-        tokio::task::yield_now().await;
     }
 }
 
-async fn take_datagram(socket: &Arc<UdpSocket>, rounds: &Rounds, client: SocketAddr, local: SocketAddr, bytes: &[u8]) {
-    count(Counter::QueriesUdp);
-    if client.port() == 0 {
-        return;
+fn take_batch(socket: &Arc<UdpSocket>, rounds: &Rounds, local: SocketAddr, batch: &mut Batch, received: usize) {
+    count_many(Counter::QueriesUdp, received as u64);
+    let moment = Moment::of(&rounds.shared.checkpoint);
+    for place in 0..received {
+        // A panic ends one question, whose event says so, and not the worker: others wait at its socket.
+        let taken = catch_unwind(AssertUnwindSafe(|| take_datagram(socket, rounds, local, moment, batch, place)));
+        if taken.is_err() {
+            batch.discard();
+            WorkerPanicked.emit();
+        }
+        batch.reply(place);
     }
-    if !rounds.shared.limit.admits(client.ip(), Instant::now()) {
+    if let Err(error) = batch.send(socket) {
+        tracing::debug!(%error, "answers could not be sent");
+    }
+}
+
+fn take_datagram(socket: &Arc<UdpSocket>, rounds: &Rounds, local: SocketAddr, moment: Moment, batch: &mut Batch, place: usize) {
+    let shared = &rounds.shared;
+    let Some((client, bytes)) = batch.datagram(place).filter(|(client, _)| client.port() != 0) else { return };
+    if !shared.limit.admits(client.ip(), moment.instant) {
         count(Counter::RateLimited);
-        if let Some(reply) = truncated(bytes) {
-            send(socket, &reply, client).await;
-        }
-        return;
+        let reply = truncated(bytes);
+        return batch.room().extend(reply.into_iter().flatten());
     }
-    let visit = || rounds.shared.visit(client, local, Transport::Udp, None);
-    let query = match decode(bytes) {
-        Decoded::Query(query) => query,
+    let visit = || shared.visit_at(client, local, Transport::Udp, None, moment.clock);
+    match decode(bytes) {
+        Decoded::Query(query) => {
+            let visit = visit();
+            if let Some(waiting) = shared.answer_at_once(&visit, &query, moment, batch.room()) {
+                wait_elsewhere(socket, rounds, visit, query, waiting);
+            }
+        }
         Decoded::Reject { reply, failure } => {
-            rounds.shared.reject(&visit(), bytes.len(), reply.len(), failure);
-            return send(socket, &reply, client).await;
+            shared.reject(&visit(), bytes.len(), reply.len(), failure);
+            batch.room().extend(reply);
         }
-        Decoded::Drop => return count(Counter::Malformed),
-    };
-    let mut answer = Box::pin(Arc::clone(&rounds.shared).transact(visit(), query));
-    match poll_once(answer.as_mut()) {
-        Poll::Ready(reply) => send(socket, &reply, client).await,
-        Poll::Pending => wait_elsewhere(socket, rounds, client, answer),
+        Decoded::Drop => count(Counter::Malformed),
     }
-}
-
-/// A first poll that registers no wake-up: whoever polls next does.
-fn poll_once<F: Future>(future: Pin<&mut F>) -> Poll<F::Output> {
-    future.poll(&mut Context::from_waker(Waker::noop()))
 }
 
 /// With too much under way the question is dropped, which its event says; its client asks again.
-fn wait_elsewhere<F>(socket: &Arc<UdpSocket>, rounds: &Rounds, client: SocketAddr, answer: Pin<Box<F>>)
-where
-    F: Future<Output = Vec<u8>> + Send + 'static,
-{
+fn wait_elsewhere(socket: &Arc<UdpSocket>, rounds: &Rounds, visit: Visit, query: Query, waiting: Waiting) {
     let Ok(slot) = Arc::clone(&rounds.shared.transactions).try_acquire_owned() else {
         return count(Counter::Overloaded);
     };
-    let socket = Arc::clone(socket);
+    let (socket, shared, client) = (Arc::clone(socket), Arc::clone(&rounds.shared), visit.session.client);
     tokio::spawn(async move {
-        let reply = answer.await;
-        send(&socket, &reply, client).await;
+        let reply = shared.answer_in_time(visit, query, waiting).await;
+        send(&socket, &reply, client);
         drop(slot);
     });
 }
 
-async fn send(socket: &UdpSocket, reply: &[u8], client: SocketAddr) {
-    if let Err(error) = socket.send_to(reply, client).await {
+/// Never waits: a full socket loses the reply, as any network may.
+fn send(socket: &UdpSocket, reply: &[u8], client: SocketAddr) {
+    if let Err(error) = SockRef::from(socket).send_to_with_flags(reply, &client.into(), libc::MSG_DONTWAIT) {
         tracing::debug!(%error, "answer could not be sent");
     }
 }

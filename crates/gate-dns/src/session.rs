@@ -3,14 +3,14 @@
 
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::time::{Instant, SystemTime};
+use std::time::Instant;
 
 use checkpoint::{Checkpoint, Credential, FailureMode, Passage, Permit, Refusal};
-use model::{Destination, Disposition, FieldId, Gate, Question, Session, Station, Transport, Value};
+use model::{Destination, Disposition, FieldId, Gate, Question, Session, Station, Timestamp, Transport, Value};
 use tokio::sync::Semaphore;
 
 use crate::decode::Query;
-use crate::encode::{Carrier, Lifetime, Packed, encode};
+use crate::encode::{Carrier, Lifetime, Packed, Shown, encode_into};
 use crate::enforce;
 use crate::events::{Counter, UpstreamFailed, count};
 use crate::facts;
@@ -18,6 +18,27 @@ use crate::limit::RateLimit;
 use crate::reply::Reply;
 use crate::resolver::{DnsResolver, Failure, Resolved, Source};
 use crate::spec::DnsGateConfig;
+
+/// One reading of both clocks, which stands for all that is done without waiting.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Moment {
+    /// What the record and the rules go by.
+    pub(crate) clock: Timestamp,
+    /// What the cache and the limits go by.
+    pub(crate) instant: Instant,
+}
+
+impl Moment {
+    pub(crate) fn of(checkpoint: &Checkpoint) -> Moment {
+        Moment { clock: checkpoint.now(), instant: Instant::now() }
+    }
+}
+
+/// A transaction that has leave to ask, and whose answer has to be waited for.
+pub(crate) struct Waiting {
+    passage: Passage,
+    permit: Permit,
+}
 
 /// What every transaction of the gate shares.
 pub(crate) struct Shared {
@@ -44,6 +65,17 @@ pub(crate) struct Visit {
 impl Shared {
     /// Finds out where a client belongs (ON-01).
     pub(crate) fn visit(&self, client: SocketAddr, local: SocketAddr, transport: Transport, token: Option<&str>) -> Visit {
+        self.visit_at(client, local, transport, token, self.checkpoint.now())
+    }
+
+    pub(crate) fn visit_at(
+        &self,
+        client: SocketAddr,
+        local: SocketAddr,
+        transport: Transport,
+        token: Option<&str>,
+        began: Timestamp,
+    ) -> Visit {
         let location = self.checkpoint.locate(client.ip().to_canonical(), token);
         let by_location = location.as_ref().and_then(|location| location.identity.clone());
         let by_token = || token.and_then(|token| self.checkpoint.identify(&Credential::DohToken(token)));
@@ -63,7 +95,7 @@ impl Shared {
                 id: self.checkpoint.next_session(),
                 gate: Gate::Dns,
                 transport,
-                began: SystemTime::now().into(),
+                began,
                 client,
                 local,
                 location: location.map(|location| location.name).unwrap_or_default(),
@@ -87,76 +119,115 @@ impl Shared {
         let transactions = Arc::clone(&self.transactions);
         // The semaphore is never closed, so that there always is a place in the end.
         let _place = transactions.acquire().await;
-        self.transact(visit, query).await
+        let mut out = Vec::new();
+        match self.answer_at_once(&visit, &query, Moment::of(&self.checkpoint), &mut out) {
+            Some(waiting) => self.answer_in_time(visit, query, waiting).await,
+            None => out,
+        }
     }
 
-    /// One question from its first fact to its final event. The returned bytes are for the client.
-    pub(crate) async fn transact(self: Arc<Self>, visit: Visit, query: Query) -> Vec<u8> {
-        let mut passage = self.checkpoint.examine(&visit.session);
+    /// One question from its first fact to its final event, where that takes no waiting: its answer is put at the end of
+    /// `out`. Otherwise what is still to be done comes back.
+    pub(crate) fn answer_at_once(&self, visit: &Visit, query: &Query, moment: Moment, out: &mut Vec<u8>) -> Option<Waiting> {
+        let mut passage = self.checkpoint.examine_at(&visit.session, moment.clock);
         if let Some(token) = &visit.token {
             passage.learn(FieldId::DohSubdomain, Value::Text(Arc::clone(token).into()));
         }
-        facts::learn_question(&mut passage, &query);
+        facts::learn_question(&mut passage, query);
         passage.reach(Station::Question);
-        let permit = match passage.permit(Destination::Resolve { name: query.host.as_str().into() }) {
+        let permit = match passage.permit(Destination::Resolve { name: query.host.clone() }) {
             Ok(permit) => permit,
-            Err(refusal) => return self.refuse(passage, &visit, &query, &refusal, "blockedByQueryName"),
+            Err(refusal) => {
+                self.refuse(passage, visit, query, &refusal, "blockedByQueryName", out);
+                return None;
+            }
         };
-        let resolved = match self.resolver.resolve(permit, &query, visit.fails).await {
-            Ok(resolved) => resolved,
-            Err(failure) => return self.fail(passage, &visit, &query, failure),
-        };
-        facts::learn_answer(&mut passage, &resolved);
+        match self.resolver.recall(permit, query, moment.instant) {
+            Ok(resolved) => self.deliver(passage, visit, query, &resolved, moment.instant, out),
+            Err(permit) => {
+                passage.wait();
+                return Some(Waiting { passage, permit });
+            }
+        }
+        None
+    }
+
+    /// The rest of a transaction whose answer is not at hand.
+    pub(crate) async fn answer_in_time(self: Arc<Self>, visit: Visit, query: Query, waiting: Waiting) -> Vec<u8> {
+        let Waiting { passage, permit } = waiting;
+        let mut out = Vec::new();
+        match self.resolver.resolve(permit, &query, visit.fails).await {
+            Ok(resolved) => self.deliver(passage, &visit, &query, &resolved, Instant::now(), &mut out),
+            Err(failure) => self.fail(passage, &visit, &query, failure, &mut out),
+        }
+        out
+    }
+
+    /// The answer's facts, and the question whether the client may have it.
+    fn deliver(&self, mut passage: Passage, visit: &Visit, query: &Query, resolved: &Resolved, at: Instant, out: &mut Vec<u8>) {
+        facts::learn_answer(&mut passage, resolved);
         passage.reach(Station::Answer);
         match passage.permit(Destination::Client) {
-            Ok(permit) => self.give(passage, &visit, &query, permit, &resolved),
-            Err(refusal) => self.refuse(passage, &visit, &query, &refusal, "blockedRule"),
+            Ok(permit) => self.give(passage, visit, query, permit, resolved, at, out),
+            Err(refusal) => self.refuse(passage, visit, query, &refusal, "blockedRule", out),
         }
     }
 
     /// Gives the client the answer; the permit to do so ends here.
-    fn give(&self, mut passage: Passage, visit: &Visit, query: &Query, permit: Permit, resolved: &Resolved) -> Vec<u8> {
+    #[expect(clippy::too_many_arguments, reason = "the parts of one transaction, each needed once")]
+    fn give(
+        &self,
+        mut passage: Passage,
+        visit: &Visit,
+        query: &Query,
+        permit: Permit,
+        resolved: &Resolved,
+        at: Instant,
+        out: &mut Vec<u8>,
+    ) {
         let (Destination::Client, _) = permit.into_parts() else {
-            return self.fail(passage, visit, query, Failure::NotPermitted);
+            return self.fail(passage, visit, query, Failure::NotPermitted, out);
         };
         let entry = &resolved.entry;
-        let lifetime = enforce::lifetime(resolved, visit.ttl_cap, Instant::now());
+        let lifetime = enforce::lifetime(resolved, visit.ttl_cap, at);
         if let Some(cap) = visit.ttl_cap.filter(|cap| entry.ttl > *cap) {
             passage.learn(FieldId::DnsMaxTtl, Value::Int(i64::from(cap)));
         }
         count_source(resolved.source);
-        let bytes = if resolved.source == Source::Stale {
-            let reply = enforce::stale(&entry.reply);
-            facts::learn_errors(&mut passage, &reply.errors);
-            encode(query, &reply, &entry.packed, lifetime, visit.carrier)
-        } else {
-            facts::learn_errors(&mut passage, &entry.reply.errors);
-            encode(query, &entry.reply, &entry.packed, lifetime, visit.carrier)
-        };
-        passage.count(query.bytes as u64, bytes.len() as u64);
+        let stale = (resolved.source == Source::Stale).then(|| enforce::stale(&entry.reply));
+        let shown = Shown::new(stale.as_ref().unwrap_or(&entry.reply), &entry.packed, lifetime);
+        facts::learn_errors(&mut passage, shown.errors);
+        let start = out.len();
+        encode_into(out, query, &shown, visit.carrier);
+        passage.count(query.bytes as u64, (out.len() - start) as u64);
         let by_rule = resolved.rewrite.as_ref().and_then(|rewrite| rewrite.decision());
         let decision = by_rule.or(entry.rebinding.then_some("blockedByRebindingProtection"));
         let allowed = if passage.is_by_rule(Question::Access) { "allowedByQueryName" } else { "allowedOnNoPolicyMatch" };
-        passage.learn(FieldId::DnsDecision, Value::text(decision.unwrap_or(allowed)));
+        passage.learn(FieldId::DnsDecision, Value::word(decision.unwrap_or(allowed)));
         passage.finish(if decision.is_some() { Disposition::Corrected } else { Disposition::Allowed });
-        bytes
     }
 
-    fn refuse(&self, mut passage: Passage, visit: &Visit, query: &Query, refusal: &Refusal, decision: &str) -> Vec<u8> {
+    fn refuse(
+        &self,
+        mut passage: Passage,
+        visit: &Visit,
+        query: &Query,
+        refusal: &Refusal,
+        decision: &'static str,
+        out: &mut Vec<u8>,
+    ) {
         count(Counter::Refusals);
         let reply = enforce::refuse(query, refusal, &self.config.spec);
-        passage.learn(FieldId::DnsDecision, Value::text(decision));
-        let bytes = own_answer(&mut passage, visit, query, &reply);
+        passage.learn(FieldId::DnsDecision, Value::word(decision));
+        own_answer(&mut passage, visit, query, &reply, out);
         passage.finish(Disposition::Blocked);
-        bytes
     }
 
-    fn fail(&self, mut passage: Passage, visit: &Visit, query: &Query, failure: Failure) -> Vec<u8> {
+    fn fail(&self, mut passage: Passage, visit: &Visit, query: &Query, failure: Failure, out: &mut Vec<u8>) {
         UpstreamFailed { failure }.emit();
         passage.fail(failure.word());
-        let bytes = own_answer(&mut passage, visit, query, &enforce::fail(failure));
+        own_answer(&mut passage, visit, query, &enforce::fail(failure), out);
         passage.finish(Disposition::Error);
-        bytes
     }
 }
 
@@ -170,11 +241,12 @@ fn count_source(source: Source) {
 }
 
 /// Writes an answer of the gate's own, and what the record says of it.
-fn own_answer(passage: &mut Passage, visit: &Visit, query: &Query, reply: &Reply) -> Vec<u8> {
+fn own_answer(passage: &mut Passage, visit: &Visit, query: &Query, reply: &Reply, out: &mut Vec<u8>) {
     facts::learn_own_answer(passage, reply);
     let lifetime = Lifetime::Aged { seconds: 0, cap: visit.ttl_cap };
-    let packed = Packed::new(&query.name.to_lowercase(), query.kind, reply);
-    let bytes = packed.map(|packed| encode(query, reply, &packed, lifetime, visit.carrier)).unwrap_or_default();
-    passage.count(query.bytes as u64, bytes.len() as u64);
-    bytes
+    let start = out.len();
+    if let Some(packed) = Packed::new(&query.spelling.name().to_lowercase(), query.kind, reply) {
+        encode_into(out, query, &Shown::new(reply, &packed, lifetime), visit.carrier);
+    }
+    passage.count(query.bytes as u64, (out.len() - start) as u64);
 }

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use hickory_proto::rr::{Name, RecordType};
+use model::Text;
 use moka::sync::Cache as Table;
 
 use crate::encode::Packed;
@@ -25,7 +26,7 @@ const FAILURES_MAX: u64 = 10_000;
 /// What makes one answer differ from another.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub(crate) struct Key {
-    pub(crate) host: Box<str>,
+    pub(crate) host: Text,
     pub(crate) kind: RecordType,
     pub(crate) dnssec_ok: bool,
     pub(crate) checking_disabled: bool,

@@ -130,6 +130,38 @@ impl DnsResolver {
         Ok(entry.reply.answers.iter().filter_map(|record| record.data.ip_addr()).collect())
     }
 
+    /// Carries out a permit to resolve by a remembered answer, where a fresh one is all that it takes. Otherwise the permit
+    /// comes back unused.
+    pub(crate) fn recall(&self, permit: Permit, query: &Query, at: Instant) -> Result<Resolved, Permit> {
+        match self.remembered(&permit, query, at) {
+            Some(entry) => {
+                // The permit ends with the act that it was for.
+                drop(permit.into_parts());
+                Ok(Resolved { entry, source: Source::Cache, rewrite: None })
+            }
+            None => Err(permit),
+        }
+    }
+
+    fn remembered(&self, permit: &Permit, query: &Query, at: Instant) -> Option<Arc<Entry>> {
+        let Destination::Resolve { name: permitted } = permit.destination() else { return None };
+        let obligations = permit.obligations();
+        if *permitted != query.host || rewrite::of(obligations, query, &self.0.config.spec).is_some() {
+            return None;
+        }
+        let key = Key {
+            host: query.host.clone(),
+            kind: query.kind,
+            dnssec_ok: query.edns.is_some_and(|edns| edns.dnssec_ok),
+            checking_disabled: query.checking_disabled || obligations.contains(&Obligation::DangerSkipDnssec),
+            route: route_of(obligations),
+        };
+        match self.0.cache.get(&key, at) {
+            Held::Fresh(entry) => Some(entry),
+            Held::Stale(_) | Held::Nothing => None,
+        }
+    }
+
     /// Carries out a permit to resolve. The name is the permit's; the query adds type and flags.
     pub(crate) async fn resolve(&self, permit: Permit, query: &Query, fails: FailureMode) -> Result<Resolved, Failure> {
         let (destination, obligations) = permit.into_parts();
@@ -138,7 +170,7 @@ impl DnsResolver {
             return Err(Failure::NotPermitted);
         }
         let question = Question {
-            name: query.name.to_lowercase(),
+            name: query.spelling.name().to_lowercase(),
             kind: query.kind,
             dnssec_ok: query.edns.is_some_and(|edns| edns.dnssec_ok),
             checking_disabled: query.checking_disabled || obligations.contains(&Obligation::DangerSkipDnssec),
@@ -327,8 +359,9 @@ mod tests {
     use hickory_proto::rr::{RData, Record};
 
     use super::*;
-    use crate::encode::{Carrier, Lifetime, encode};
+    use crate::encode::{Carrier, Lifetime, Shown, encode};
     use crate::spec::DnsGateSpec;
+    use crate::spelling::Spelling;
 
     fn question(host: &str) -> Question {
         Question { name: wire_name(host).unwrap(), kind: RecordType::A, dnssec_ok: false, checking_disabled: false }
@@ -384,8 +417,8 @@ mod tests {
         let valid = valid.to_vec().unwrap();
         let query = Query {
             id: 1,
-            name: name("www.example.com"),
-            host: "www.example.com".to_owned(),
+            spelling: Spelling::of(&name("www.example.com")),
+            host: "www.example.com".into(),
             kind: RecordType::A,
             recursion_desired: true,
             checking_disabled: false,
@@ -411,9 +444,11 @@ mod tests {
             let Ok(Checked { mut reply, .. }) = check::check(&question("www.example.com"), message) else { continue };
             guard::strip_hints(&mut reply);
             guard::drop_private(&mut reply);
-            let Some(entry) = Entry::new(&query.name, query.kind, reply, "".into(), Instant::now()) else { continue };
+            let Some(entry) = Entry::new(&name("www.example.com"), query.kind, reply, "".into(), Instant::now()) else {
+                continue;
+            };
             let lifetime = Lifetime::Aged { seconds: 1, cap: None };
-            let sent = encode(&query, &entry.reply, &entry.packed, lifetime, Carrier::Stream);
+            let sent = encode(&query, &Shown::new(&entry.reply, &entry.packed, lifetime), Carrier::Stream);
             assert!(Message::from_vec(&sent).is_ok());
             believed += 1;
         }
