@@ -10,18 +10,17 @@ use model::{Facts, FieldId, Finding, Severity, Value};
 pub const NAME: &str = "answer.private";
 
 pub fn inspect(facts: &Facts, _: &Snapshot) -> Vec<Finding> {
-    let Some(host) = crate::text(facts, FieldId::DnsFqdn).filter(|host| is_public(host)) else {
-        return Vec::new();
-    };
     let Some(Value::Ips(addresses)) = facts.get(FieldId::DnsResolvedIps) else {
         return Vec::new();
     };
-    match addresses.iter().find(|address| is_private(**address)) {
-        Some(_) if is_list_lookup(host) => Vec::new(),
-        Some(address) => {
+    let Some(address) = addresses.iter().find(|address| is_private(**address)) else {
+        return Vec::new();
+    };
+    match crate::text(facts, FieldId::DnsFqdn) {
+        Some(host) if is_public(host) && !is_list_lookup(host) => {
             crate::finding(NAME, Severity::Medium, "a public name resolves to a private address", &address.to_string())
         }
-        None => Vec::new(),
+        _ => Vec::new(),
     }
 }
 

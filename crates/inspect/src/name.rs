@@ -55,6 +55,10 @@ pub fn inspect_random(facts: &Facts, _: &Snapshot) -> Vec<Finding> {
 /// Whether what was registered of this host looks random. Names that a hosting company made up for a customer do, and
 /// say nothing.
 pub fn looks_random(host: &str) -> bool {
+    // Most hosts have no label that could score, and need not be looked up among the public suffixes.
+    if host.split('.').all(|label| label.len() < RANDOM_LABEL_BYTES_MIN) {
+        return false;
+    }
     let label = registry_domain(host).and_then(|domain| domain.split('.').next());
     label.is_some_and(|label| random_score(label) > RANDOM_SCORE_MAX)
 }
@@ -96,6 +100,9 @@ pub fn inspect_tunnel(facts: &Facts, _: &Snapshot) -> Vec<Finding> {
 /// Whether more characters than names need stand left of the registered domain. A name under no public suffix is counted
 /// whole: tunnels without a domain of their own send `dnscat.<data>.<data>`.
 pub fn may_tunnel(host: &str) -> bool {
+    if host.len() <= TUNNEL_CHARACTERS_MAX {
+        return false;
+    }
     let domain = public_suffix(host).and_then(|_| registered_domain(host)).map_or(0, str::len);
     let left = host.as_bytes().get(..host.len() - domain).unwrap_or_default();
     left.iter().filter(|byte| **byte != b'.').count() > TUNNEL_CHARACTERS_MAX
