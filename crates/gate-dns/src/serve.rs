@@ -205,13 +205,16 @@ fn acceptor(tls: &ServerConfig, protocol: StreamProtocol) -> TlsAcceptor {
 
 fn datagram_socket(address: SocketAddr) -> io::Result<UdpSocket> {
     let socket = Socket::new(Domain::for_address(address), Type::DGRAM, Some(Protocol::UDP))?;
-    socket.set_reuse_port(true)?;
+    // A free port must be nobody else's: with the option set before, the kernel may choose one that another gate shares.
+    let is_chosen = address.port() != 0;
+    socket.set_reuse_port(is_chosen)?;
     // The kernel takes what its own limit allows.
     socket.set_recv_buffer_size(SOCKET_BUFFER_BYTES)?;
     socket.set_send_buffer_size(SOCKET_BUFFER_BYTES)?;
     // A worker waits in the call that receives, without a reactor between.
     socket.set_read_timeout(Some(IDLE_WAIT))?;
     socket.bind(&address.into())?;
+    socket.set_reuse_port(true)?;
     Ok(socket.into())
 }
 
@@ -398,6 +401,18 @@ async fn converse(
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    /// Two gates that ask for a free port get two, and the workers of each share its own.
+    #[test]
+    fn a_free_port_is_shared_by_nobody_but_the_workers() {
+        let any: SocketAddr = ([127, 0, 0, 1], 0).into();
+        let firsts: Vec<_> = (0..64).map(|_| datagram_socket(any).unwrap()).collect();
+        let ports: std::collections::BTreeSet<u16> = firsts.iter().map(|socket| socket.local_addr().unwrap().port()).collect();
+        assert_eq!(ports.len(), firsts.len());
+        for first in &firsts {
+            datagram_socket(first.local_addr().unwrap()).unwrap();
+        }
+    }
 
     #[test]
     fn a_client_over_its_rate_is_sent_to_tcp_with_no_more_than_a_header() {
