@@ -45,6 +45,7 @@ pub(crate) struct Query {
 }
 
 #[derive(Debug)]
+#[expect(clippy::large_enum_variant, reason = "nearly every message is a question, which a box would cost an allocation")]
 pub(crate) enum Decoded {
     Query(Query),
     /// Answered with a header and this code; `failure` names the reason in the record.

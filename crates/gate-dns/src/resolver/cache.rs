@@ -7,7 +7,9 @@ use std::time::{Duration, Instant};
 
 use hickory_proto::rr::{Name, RecordType};
 use model::Text;
-use moka::sync::Cache as Table;
+use moka::sync::Cache as Recent;
+use quick_cache::Weighter;
+use quick_cache::sync::Cache as Table;
 
 use crate::encode::Packed;
 use crate::facts::AnswerFacts;
@@ -55,6 +57,16 @@ pub(crate) enum Held {
     Nothing,
 }
 
+/// An entry counts by its bytes.
+#[derive(Clone)]
+struct Bytes;
+
+impl Weighter<Key, Arc<Entry>> for Bytes {
+    fn weight(&self, key: &Key, entry: &Arc<Entry>) -> u64 {
+        (key.host.len() + entry.bytes()) as u64
+    }
+}
+
 /// The ends between which times to live are brought before an answer is kept.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Retention {
@@ -64,8 +76,8 @@ pub(crate) struct Retention {
 }
 
 pub(crate) struct Cache {
-    entries: Table<Key, Arc<Entry>>,
-    failures: Table<Key, ()>,
+    entries: Table<Key, Arc<Entry>, Bytes>,
+    failures: Recent<Key, ()>,
     retention: Retention,
 }
 
@@ -90,11 +102,10 @@ impl Entry {
 
 impl Cache {
     pub(crate) fn new(bytes_max: u64, retention: Retention) -> Cache {
-        let weigh = |key: &Key, entry: &Arc<Entry>| u32::try_from(key.host.len() + entry.bytes()).unwrap_or(u32::MAX);
-        let longest = Duration::from_secs(retention.ttl_max.into()) + retention.stale;
+        let entries_usual = usize::try_from(bytes_max).unwrap_or(usize::MAX) / (2 * ENTRY_OVERHEAD_BYTES);
         Cache {
-            entries: Table::builder().max_capacity(bytes_max).weigher(weigh).time_to_live(longest).build(),
-            failures: Table::builder().max_capacity(FAILURES_MAX).time_to_live(Duration::from_secs(FAILURE_SECONDS)).build(),
+            entries: Table::with_weighter(entries_usual.max(1), bytes_max, Bytes),
+            failures: Recent::builder().max_capacity(FAILURES_MAX).time_to_live(Duration::from_secs(FAILURE_SECONDS)).build(),
             retention,
         }
     }
@@ -133,7 +144,7 @@ impl Cache {
         let is_old = |entry: &Arc<Entry>| at.saturating_duration_since(entry.stored) >= age;
         let found = self.entries.get(key).is_some_and(|entry| is_old(&entry));
         if found {
-            self.entries.invalidate(key);
+            self.entries.remove(key);
         }
         found
     }
@@ -196,9 +207,8 @@ mod tests {
         for number in 0..2_000 {
             cache.keep(key(&format!("{number}.example")), entry(60, start));
         }
-        cache.entries.run_pending_tasks();
-        assert!(cache.entries.weighted_size() <= 100_000);
-        assert!(cache.entries.entry_count() > 50);
+        assert!(cache.entries.weight() <= 100_000);
+        assert!(cache.entries.len() > 50);
     }
 
     #[test]
