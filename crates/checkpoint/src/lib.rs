@@ -124,6 +124,11 @@ impl Checkpoint {
         self.0.state.rcu(|state| State { knowledge: knowledge.clone(), ..State::clone(state) });
     }
 
+    /// Swaps in other settings.
+    pub fn publish_settings(&self, settings: Settings) {
+        self.0.state.rcu(|state| State { settings: settings.clone(), ..State::clone(state) });
+    }
+
     /// The user whom this credential proves, if any.
     pub fn identify(&self, credential: &Credential<'_>) -> Option<Arc<Identity>> {
         self.0.state.load().directory.identify(credential)

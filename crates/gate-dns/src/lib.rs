@@ -24,7 +24,7 @@ mod stream;
 
 pub use events::{Counter, counters};
 pub use resolver::{DnsResolver, Failure};
-pub use serve::{DnsGate, bind};
+pub use serve::{DnsGate, bind, bind_over};
 pub use spec::{BlockError, BlockMode, DnsGateConfig, DnsGateSpec, DnssecMode, YoutubeRestriction};
 
 use std::net::SocketAddr;

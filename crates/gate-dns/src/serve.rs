@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use checkpoint::Checkpoint;
 use model::Transport;
+use net::sockets::Sockets;
 use rustls::ServerConfig;
 use socket2::{Domain, Protocol, SockRef, Socket, Type};
 use tokio::net::{TcpListener, TcpStream};
@@ -56,6 +57,7 @@ pub struct DnsGate {
     datagrams: Vec<UdpSocket>,
     streams: Vec<StreamListener>,
     addresses: Vec<(&'static str, SocketAddr)>,
+    sockets: Sockets,
 }
 
 struct StreamListener {
@@ -80,20 +82,35 @@ struct Rounds {
     shutdown: watch::Receiver<bool>,
 }
 
-/// Opens every listener, or none: an error closes what was open. DNS over TLS needs a certificate; DNS over HTTPS does
-/// too, but on loopback.
+/// Opens the listeners of a gate that is the first on its addresses.
 pub async fn bind(config: DnsGateConfig, checkpoint: Checkpoint, tls: Option<Arc<ServerConfig>>) -> Result<DnsGate, Error> {
+    bind_over(config, checkpoint, tls, &Sockets::default()).await
+}
+
+/// Opens every listener, or none: an error closes what was open. Sockets of an earlier gate are taken over. DNS over TLS needs a certificate; DNS over HTTPS does
+/// too, but on loopback.
+pub async fn bind_over(
+    config: DnsGateConfig,
+    checkpoint: Checkpoint,
+    tls: Option<Arc<ServerConfig>>,
+    earlier: &Sockets,
+) -> Result<DnsGate, Error> {
     let spec = &config.spec;
-    let mut gate =
-        DnsGate { shared: share(&config, checkpoint)?, datagrams: Vec::new(), streams: Vec::new(), addresses: Vec::new() };
+    let mut gate = DnsGate {
+        shared: share(&config, checkpoint)?,
+        datagrams: Vec::new(),
+        streams: Vec::new(),
+        addresses: Vec::new(),
+        sockets: Sockets::default(),
+    };
     for address in &spec.udp {
-        gate.open_datagrams(*address, config.workers)?;
+        gate.open_datagrams(*address, config.workers, earlier)?;
     }
     for (protocol, addresses) in
         [(StreamProtocol::Tcp, &spec.tcp), (StreamProtocol::Dot, &spec.dot), (StreamProtocol::Doh, &spec.doh)]
     {
         for address in addresses {
-            gate.open_stream(protocol, *address, tls.as_deref())?;
+            gate.open_stream(protocol, *address, tls.as_deref(), earlier)?;
         }
     }
     for (protocol, address) in &gate.addresses {
@@ -117,6 +134,11 @@ impl DnsGate {
     /// Each listener's protocol (`udp`, `tcp`, `dot`, `doh`) and address.
     pub fn addresses(&self) -> Vec<(&'static str, SocketAddr)> {
         self.addresses.clone()
+    }
+
+    /// Second handles on the listening sockets, for the gate that takes this one's place.
+    pub fn take_sockets(&mut self) -> Sockets {
+        std::mem::take(&mut self.sockets)
     }
 
     /// The gate's resolver, for other gates.
@@ -145,19 +167,25 @@ impl DnsGate {
     }
 
     /// Several sockets on one address: the kernel spreads clients over them, one for each worker.
-    fn open_datagrams(&mut self, address: SocketAddr, workers: usize) -> Result<(), Error> {
+    fn open_datagrams(&mut self, address: SocketAddr, workers: usize, earlier: &Sockets) -> Result<(), Error> {
         let failed = |source| Error::Listen { protocol: "udp", address, source };
-        let first = datagram_socket(address).map_err(failed)?;
-        let bound = first.local_addr().map_err(failed)?;
-        self.datagrams.push(first);
-        for _ in 1..workers {
-            self.datagrams.push(datagram_socket(bound).map_err(failed)?);
+        let mut bound = address;
+        for _ in 0..workers.max(1) {
+            let socket = self.sockets.datagrams(earlier, "udp", address, || datagram_socket(bound)).map_err(failed)?;
+            bound = socket.local_addr().map_err(failed)?;
+            self.datagrams.push(socket);
         }
         self.addresses.push(("udp", bound));
         Ok(())
     }
 
-    fn open_stream(&mut self, protocol: StreamProtocol, address: SocketAddr, tls: Option<&ServerConfig>) -> Result<(), Error> {
+    fn open_stream(
+        &mut self,
+        protocol: StreamProtocol,
+        address: SocketAddr,
+        tls: Option<&ServerConfig>,
+        earlier: &Sockets,
+    ) -> Result<(), Error> {
         let name = protocol.as_str();
         let may_be_plain = protocol == StreamProtocol::Doh && address.ip().is_loopback();
         let tls = match (protocol, tls) {
@@ -168,7 +196,8 @@ impl DnsGate {
         };
         let failed = |source| Error::Listen { protocol: name, address, source };
         let preferred = if protocol == StreamProtocol::Tcp { self.beside_udp(address) } else { address };
-        let listener = stream_socket(preferred).or_else(|_| stream_socket(address)).map_err(failed)?;
+        let open = || stream_socket(preferred).or_else(|_| stream_socket(address));
+        let listener = self.sockets.listener(earlier, name, address, open).and_then(TcpListener::from_std).map_err(failed)?;
         self.addresses.push((name, listener.local_addr().map_err(failed)?));
         self.streams.push(StreamListener { protocol, listener, tls });
         Ok(())
@@ -218,13 +247,13 @@ fn datagram_socket(address: SocketAddr) -> io::Result<UdpSocket> {
     Ok(socket.into())
 }
 
-fn stream_socket(address: SocketAddr) -> io::Result<TcpListener> {
+fn stream_socket(address: SocketAddr) -> io::Result<std::net::TcpListener> {
     let socket = Socket::new(Domain::for_address(address), Type::STREAM, Some(Protocol::TCP))?;
     socket.set_reuse_address(true)?;
     socket.set_nonblocking(true)?;
     socket.bind(&address.into())?;
     socket.listen(BACKLOG)?;
-    TcpListener::from_std(socket.into())
+    Ok(socket.into())
 }
 
 impl Rounds {

@@ -31,7 +31,7 @@ mod upload;
 mod websocket;
 
 pub use context::{CONTEXT_KEY_BYTES, ContextKey, EventContext, is_context_token};
-pub use serve::{Addresses, Means, WebGate, bind};
+pub use serve::{Addresses, Means, WebGate, bind, bind_over};
 pub use spec::{BrandSpec, LimitsSpec, OnFronting, OnHit, ScanSpec, WebGateConfig, WebGateSpec};
 
 /// What can go wrong before the gate serves.

@@ -18,6 +18,7 @@ use net::authority::Authority;
 use net::framing::{CheckedStream, FramingProblem};
 use net::mint::{Alpn, LeafHost, Minter};
 use net::proxyprotocol::{self, Proxied, TrustedSources};
+use net::sockets::Sockets;
 use net::transparent::{intercepted_destination, listen_transparent, redirected_destination};
 use net::trust::Trust;
 use net::upstream::{ConnectLimits, Connector, DialGuard, Resolver};
@@ -26,7 +27,7 @@ use rustls::pki_types::CertificateDer;
 use rustls::server::WebPkiClientVerifier;
 use rustls::server::danger::ClientCertVerifier;
 use tokio::io::{AsyncRead, AsyncWrite};
-use tokio::net::{TcpListener, TcpStream};
+use tokio::net::{TcpListener, TcpSocket, TcpStream};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
 use tokio::time::{sleep, timeout};
 use tokio_rustls::TlsAcceptor;
@@ -50,6 +51,8 @@ const STREAMS_MAX: u32 = 256;
 const WINDOW_BYTES: u32 = 1 << 20;
 /// After a failure to accept, so that a lack of descriptors does not become a busy loop.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
+/// Connections queued by the kernel.
+const BACKLOG_CONNECTIONS: u32 = 1024;
 
 /// A place among the connections of the gate. Shared by a connection and the tunnels in it.
 pub(crate) type Slot = Arc<OwnedSemaphorePermit>;
@@ -82,6 +85,7 @@ pub struct Addresses {
 pub struct WebGate {
     addresses: Addresses,
     listeners: Vec<(Door, TcpListener)>,
+    sockets: Sockets,
     shared: Arc<Shared>,
     slots: Arc<Semaphore>,
     stop: watch::Sender<bool>,
@@ -107,23 +111,28 @@ impl Door {
     }
 }
 
-/// Opens the listeners.
+/// Opens the listeners of a gate that is the first on its addresses.
 pub async fn bind(config: WebGateConfig, checkpoint: Checkpoint, means: Means) -> Result<WebGate, Error> {
-    let mut listeners = Vec::new();
+    bind_over(config, checkpoint, means, &Sockets::default()).await
+}
+
+/// Opens every listener, or none. Sockets of an earlier gate are taken over.
+pub async fn bind_over(config: WebGateConfig, checkpoint: Checkpoint, means: Means, earlier: &Sockets) -> Result<WebGate, Error> {
+    let mut listeners = Listeners { earlier, sockets: Sockets::default(), open: Vec::new() };
     let mut addresses = Addresses::default();
     if let Some(address) = config.proxy {
-        addresses.proxy = Some(listen(Door::Proxy, address, &mut listeners).await?);
+        addresses.proxy = Some(listeners.listen(Door::Proxy, address)?);
     }
     let mut proxy_tls = None;
     if let Some(address) = config.proxy_tls {
-        addresses.proxy_tls = Some(listen(Door::SecureProxy, address, &mut listeners).await?);
+        addresses.proxy_tls = Some(listeners.listen(Door::SecureProxy, address)?);
         proxy_tls = Some(TlsAcceptor::from(Arc::new(secure_config(&config, address, &means)?)));
     }
     if let Some(address) = config.socks5 {
-        addresses.socks5 = Some(listen(Door::Socks, address, &mut listeners).await?);
+        addresses.socks5 = Some(listeners.listen(Door::Socks, address)?);
     }
     if let Some(address) = config.transparent {
-        addresses.transparent = Some(listen(Door::Transparent, address, &mut listeners).await?);
+        addresses.transparent = Some(listeners.listen(Door::Transparent, address)?);
     }
     let mut guard = means.guard;
     guard
@@ -149,7 +158,8 @@ pub async fn bind(config: WebGateConfig, checkpoint: Checkpoint, means: Means) -
         via,
         stopping,
     });
-    Ok(WebGate { addresses, listeners, shared, slots, stop })
+    let Listeners { sockets, open: listeners, .. } = listeners;
+    Ok(WebGate { addresses, listeners, sockets, shared, slots, stop })
 }
 
 /// TLS to the proxy itself. A certificate of the client's, where it shows one, must be of the configured authorities.
@@ -178,20 +188,36 @@ fn client_verifier(authorities: &[CertificateDer<'static>]) -> Option<Arc<dyn Cl
     builder.allow_unauthenticated().build().ok()
 }
 
-async fn listen(door: Door, address: SocketAddr, listeners: &mut Vec<(Door, TcpListener)>) -> Result<SocketAddr, Error> {
-    let listener = match door {
-        // Without the privilege for TPROXY, connections can still be redirected to an ordinary listener.
-        Door::Transparent => match listen_transparent(address) {
-            Ok(listener) => Ok(listener),
-            Err(_) => TcpListener::bind(address).await,
-        },
-        Door::Proxy | Door::SecureProxy | Door::Socks => TcpListener::bind(address).await,
-    };
-    let listener = listener.map_err(|source| Error::Listen { address, source })?;
-    let bound = listener.local_addr().map_err(|source| Error::Listen { address, source })?;
-    crate::events::listening(door.as_str(), bound);
-    listeners.push((door, listener));
-    Ok(bound)
+/// What is open so far, and what an earlier gate had open.
+struct Listeners<'a> {
+    earlier: &'a Sockets,
+    sockets: Sockets,
+    open: Vec<(Door, TcpListener)>,
+}
+
+impl Listeners<'_> {
+    fn listen(&mut self, door: Door, address: SocketAddr) -> Result<SocketAddr, Error> {
+        let failed = |source| Error::Listen { address, source };
+        let taken = self.sockets.listener(self.earlier, door.as_str(), address, || open(door, address));
+        let listener = taken.and_then(TcpListener::from_std).map_err(failed)?;
+        let bound = listener.local_addr().map_err(failed)?;
+        crate::events::listening(door.as_str(), bound);
+        self.open.push((door, listener));
+        Ok(bound)
+    }
+}
+
+fn open(door: Door, address: SocketAddr) -> io::Result<std::net::TcpListener> {
+    if door == Door::Transparent
+        && let Ok(listener) = listen_transparent(address)
+    {
+        return listener.into_std();
+    }
+    // Without the privilege for TPROXY, connections can still be redirected to an ordinary listener.
+    let socket = if address.is_ipv4() { TcpSocket::new_v4() } else { TcpSocket::new_v6() }?;
+    socket.set_reuseaddr(true)?;
+    socket.bind(address)?;
+    socket.listen(BACKLOG_CONNECTIONS)?.into_std()
 }
 
 /// Our pseudonym in Via. It differs between processes, because two gateways in a row are no loop.
@@ -203,6 +229,11 @@ fn via(minter: &Minter) -> HeaderValue {
 impl WebGate {
     pub fn addresses(&self) -> Addresses {
         self.addresses
+    }
+
+    /// Second handles on the listening sockets, for the gate that takes this one's place.
+    pub fn take_sockets(&mut self) -> Sockets {
+        std::mem::take(&mut self.sockets)
     }
 
     /// Serves until told to stop, then lets what is under way end for the drain time.

@@ -8,6 +8,7 @@ mod config;
 mod control;
 mod demo;
 mod feeds;
+mod gates;
 mod knowledge;
 mod lists;
 mod operations;

@@ -256,15 +256,14 @@ impl Operations {
         Ok(json!({ "changed": true, "revision": revision.number, "difference": changes, "warnings": warnings }))
     }
 
-    /// Compiles the policy in force again, with what its lists' sources hold now.
-    pub fn republish_policy(&self) -> Result<()> {
+    /// The policy in force, compiled again with what its lists' sources hold by now.
+    pub fn compile_again(&self) -> Result<Policy> {
         let revision = self.revision(None)?;
         let (policy, warnings) = compile(&revision.documents, &self.data)?;
         for warning in warnings {
             tracing::warn!(warning, "policy");
         }
-        self.checkpoint.publish_policy(policy.with_revision(revision.number));
-        Ok(())
+        Ok(policy.with_revision(revision.number))
     }
 
     fn history(&self) -> Result<Json> {

@@ -1,10 +1,8 @@
 //! `sekisho up`: opens what is needed, in order, starts the gates, says where everything is, and stops in order when told.
 //!
-//! A reload (SIGHUP) reads the knowledge of names anew; policy is published by `apply`. Either takes effect whole or
-//! leaves the earlier one in place and says why.
+//! What the gates are made of, and how a reload replaces it, is in `gates`; policy is published by `apply`.
 
 use std::io::IsTerminal;
-use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
@@ -16,9 +14,8 @@ use checkpoint::{Checkpoint, Scanner};
 use clap::Args;
 use model::Recorder;
 use net::authority::Authority;
-use net::mint::{Alpn, LeafHost, Minter};
+use net::mint::Minter;
 use net::trust::Trust;
-use net::upstream::{ConnectLimits, DialGuard};
 use scan::host::{Pool, PoolConfig};
 use serde_json::json;
 use store::{Store, StoreConfig};
@@ -30,6 +27,7 @@ use crate::admin::Admin;
 use crate::authority;
 use crate::config::Config;
 use crate::control::Control;
+use crate::gates::{Gates, Listening, Parts, Written};
 use crate::knowledge;
 use crate::operations::{Operations, compile, now};
 use crate::policy_store::PolicyStore;
@@ -58,13 +56,6 @@ pub struct UpArguments {
     /// Logs as JSON, one object a line.
     #[arg(long)]
     json_logs: bool,
-}
-
-/// One listener as the table and the ready file show it.
-struct Listening {
-    gate: &'static str,
-    protocol: &'static str,
-    address: SocketAddr,
 }
 
 /// Makes a folder that only its owner may enter.
@@ -163,43 +154,13 @@ async fn up(data: &Path, config: Config, arguments: &UpArguments) -> Result<()> 
     let store_config = StoreConfig { directory: data.join("events"), ..config.store.clone() };
     let store = Store::open(store_config).context("the event store")?;
     let operations = Arc::new(assemble(data, store.clone(), config.clone(), Some(pool.clone()))?);
-    let checkpoint = operations.checkpoint.clone();
 
-    let dns_config = gate_dns::DnsGateConfig::resolve(config.dns.clone())?;
-    let dns_tls = minter.listener_config(vec![LeafHost::parse("localhost")?], Alpn::Http2AndHttp1, None, SystemTime::now())?;
-    let dns = gate_dns::bind(dns_config, checkpoint.clone(), Some(Arc::new(dns_tls))).await?;
-    let resolver = Arc::new(Resolver(dns.lookup()));
-    let web_config = gate_web::WebGateConfig::resolve(config.web.clone())?;
-    let means = gate_web::Means {
-        authority: authority.clone(),
-        minter: minter.clone(),
-        trust: trust.clone(),
-        resolver,
-        guard: DialGuard {
-            own_listeners: dns.addresses().into_iter().map(|(_, address)| address).collect(),
-            danger_exempt: config.upstream.danger_exempt.clone(),
-        },
-        limits: ConnectLimits::default(),
-        context: context_key(data)?,
-        client_roots: match &config.web.client_authorities {
-            Some(path) => trust::read_roots(path).with_context(|| format!("web.client_authorities: {}", path.display()))?,
-            None => Vec::new(),
-        },
-    };
-    let web = gate_web::bind(web_config, checkpoint.clone(), means).await?;
+    let written = Written { path: arguments.config.clone(), ephemeral_ports: arguments.ephemeral_ports };
+    let parts = Parts { data: data.to_owned(), operations: operations.clone(), authority: authority.clone(), minter, trust };
+    let mut gates = Gates::start(parts, written, config.clone()).await?;
     let admin = Admin::bind(config.admin.listen, data).await?;
 
-    let mut listening = Vec::new();
-    let row = |gate| move |(protocol, address)| Listening { gate, protocol, address };
-    listening.extend(dns.addresses().into_iter().map(row("dns")));
-    let web_addresses = web.addresses();
-    let web_rows = [
-        ("http", web_addresses.proxy),
-        ("https", web_addresses.proxy_tls),
-        ("socks5", web_addresses.socks5),
-        ("transparent", web_addresses.transparent),
-    ];
-    listening.extend(web_rows.into_iter().filter_map(|(protocol, address)| Some((protocol, address?))).map(row("web")));
+    let mut listening = gates.listening();
     listening.push(Listening { gate: "admin", protocol: "http", address: admin.address()? });
     let ca = authority.public_path();
     print_table(data, &listening, &ca);
@@ -207,10 +168,6 @@ async fn up(data: &Path, config: Config, arguments: &UpArguments) -> Result<()> 
         write_ready(path, data, &listening, &ca)?;
     }
 
-    let (stop, stopped) = watch::channel(false);
-    let mut gates = JoinSet::new();
-    gates.spawn(dns.serve(stopped.clone()));
-    gates.spawn(web.serve(stopped.clone()));
     // Before whoever may ask for a reload begins, so that none is missed.
     let reload_wanted = operations.reload_wanted();
     let mut helpers = JoinSet::new();
@@ -222,14 +179,10 @@ async fn up(data: &Path, config: Config, arguments: &UpArguments) -> Result<()> 
     }
     notify("READY=1");
 
-    let reloading =
-        Reloading { config: &config, data, operations: &operations, authority: &authority, minter: &minter, trust: &trust };
-    reloading.wait_for_signals(reload_wanted).await?;
+    wait_for_signals(&mut gates, reload_wanted).await?;
     notify("STOPPING=1");
     tracing::info!("stopping: no new connections, the open ones end");
-    stop.send_replace(true);
-    let drained = async { while gates.join_next().await.is_some() {} };
-    if tokio::time::timeout(Duration::from_secs(DRAIN_SECONDS_MAX), drained).await.is_err() {
+    if tokio::time::timeout(Duration::from_secs(DRAIN_SECONDS_MAX), gates.stop()).await.is_err() {
         tracing::warn!("some connections did not end in time");
     }
     helpers.shutdown().await;
@@ -239,19 +192,21 @@ async fn up(data: &Path, config: Config, arguments: &UpArguments) -> Result<()> 
     Ok(())
 }
 
-/// The DNS gate's resolver as the web gate uses it, so that both see one answer and one cache.
-struct Resolver(gate_dns::DnsResolver);
-
-impl net::upstream::Resolver for Resolver {
-    fn resolve<'a>(&'a self, name: &'a str) -> net::upstream::ResolverFuture<'a> {
-        Box::pin(async move {
-            // RFC 6761 section 6.3: such a name is this machine and is asked of nobody. The dial guard has the last word.
-            if model::name::is_within(name, "localhost") {
-                return Ok(vec![Ipv4Addr::LOCALHOST.into(), Ipv6Addr::LOCALHOST.into()]);
-            }
-            let found = self.0.lookup(name).await;
-            found.map_err(|error| std::io::Error::new(std::io::ErrorKind::NotFound, error))
-        })
+async fn wait_for_signals(gates: &mut Gates, mut wanted: watch::Receiver<u64>) -> Result<()> {
+    let mut terminate = signal(SignalKind::terminate())?;
+    let mut interrupt = signal(SignalKind::interrupt())?;
+    let mut hangup = signal(SignalKind::hangup())?;
+    loop {
+        tokio::select! {
+            _ = terminate.recv() => return Ok(()),
+            _ = interrupt.recv() => return Ok(()),
+            _ = hangup.recv() => {}
+            Ok(()) = wanted.changed() => {}
+        }
+        match gates.reload().await {
+            Ok(()) => tracing::info!("reloaded"),
+            Err(error) => tracing::error!(error = format!("{error:#}"), "reload failed; the earlier state stays"),
+        }
     }
 }
 
@@ -302,54 +257,6 @@ async fn watch_feeds(data: PathBuf, operations: Arc<Operations>) {
             Ok(Err(error)) => tracing::warn!(error = format!("{error:#}"), "feeds could not be looked after"),
             Err(_) => tracing::error!("looking after feeds ended early"),
         }
-    }
-}
-
-/// What a reload reads anew: lists and feeds, the lists of the policy, the CA, and whom the web gate trusts.
-struct Reloading<'a> {
-    config: &'a Config,
-    data: &'a Path,
-    operations: &'a Operations,
-    authority: &'a Authority,
-    minter: &'a Minter,
-    trust: &'a Trust,
-}
-
-impl Reloading<'_> {
-    async fn wait_for_signals(&self, mut wanted: watch::Receiver<u64>) -> Result<()> {
-        let mut terminate = signal(SignalKind::terminate())?;
-        let mut interrupt = signal(SignalKind::interrupt())?;
-        let mut hangup = signal(SignalKind::hangup())?;
-        loop {
-            tokio::select! {
-                _ = terminate.recv() => return Ok(()),
-                _ = interrupt.recv() => return Ok(()),
-                _ = hangup.recv() => self.reload(),
-                Ok(()) = wanted.changed() => self.reload(),
-            }
-        }
-    }
-
-    /// Each part is taken whole or left as it was; one that cannot be used does not keep the others.
-    fn reload(&self) {
-        // Knowledge and the lists of the policy are built before either is swapped in.
-        let knowledge = knowledge::load(&self.config.knowledge, self.data);
-        let knowledge = knowledge.and_then(|snapshot| self.operations.republish_policy().map(|()| snapshot));
-        let knowledge = knowledge.map(|snapshot| self.operations.checkpoint.publish_knowledge(snapshot));
-        for (part, outcome) in [("knowledge and lists", knowledge), ("ca and trust", self.reload_authority())] {
-            match outcome {
-                Ok(()) => tracing::info!(part, "reloaded"),
-                Err(error) => tracing::error!(part, error = format!("{error:#}"), "reload failed; the earlier state stays"),
-            }
-        }
-    }
-
-    fn reload_authority(&self) -> Result<()> {
-        if self.authority.reload()? {
-            tracing::info!(authority = &*self.authority.current().common_name, "another CA signs from now on");
-        }
-        let settings = trust::settings(&self.config.trust, self.authority, self.minter)?;
-        Ok(self.trust.publish(settings, SystemTime::now())?)
     }
 }
 

@@ -238,6 +238,66 @@ fn a_list_is_read_from_a_file_and_again_at_a_reload() {
     panic!("the list was not read again: {}", running.log());
 }
 
+/// An answer of the DNS gate to a question for `name`, or the first bytes of none.
+fn rcode(running: &Running, name: &str) -> u8 {
+    let socket = std::net::UdpSocket::bind("127.0.0.1:0").unwrap();
+    socket.set_read_timeout(Some(Duration::from_secs(10))).unwrap();
+    let mut query = vec![0x12, 0x34, 1, 0, 0, 1, 0, 0, 0, 0, 0, 0];
+    for label in name.split('.') {
+        query.push(label.len() as u8);
+        query.extend_from_slice(label.as_bytes());
+    }
+    query.extend_from_slice(&[0, 0, 1, 0, 1]);
+    socket.send_to(&query, running.address("dns", &["udp"])).unwrap();
+    let mut answer = [0_u8; 512];
+    socket.recv(&mut answer).unwrap();
+    answer[3] & 0xf
+}
+
+#[test]
+fn a_reload_takes_the_configuration_whole_or_not_at_all_and_keeps_the_ports() {
+    let running = Running::start(tempfile::tempdir().unwrap(), "[dns]\nblock_mode = \"nxdomain\"\n");
+    let rule = running.folder.path().join("rule.toml");
+    std::fs::write(&rule, "[[rule]]\nname = \"no\"\ngate = \"dns\"\naction = \"block\"\nwhen = 'dns.fqdn == \"no.example\"'\n")
+        .unwrap();
+    assert!(running.ask(&["apply", rule.to_str().unwrap()]).contains("applied"));
+    assert_eq!(rcode(&running, "no.example"), 3);
+    let config = running.folder.path().join("sekisho.toml");
+    let reload = |text: &str, told: &str| {
+        std::fs::write(&config, text).unwrap();
+        let before = running.log().matches(told).count();
+        assert!(Command::new("kill").args(["-HUP", &running.child.id().to_string()]).status().unwrap().success());
+        for _ in 0..400 {
+            if running.log().matches(told).count() > before {
+                return;
+            }
+            std::thread::sleep(Duration::from_millis(50));
+        }
+        panic!("no `{told}`: {}", running.log());
+    };
+    reload("[dns]\nblock_mod = \"refused\"\n", "did you mean `block_mode`");
+    assert_eq!(rcode(&running, "no.example"), 3);
+    reload("[dns]\nblock_mode = \"refused\"\n[store]\nqueue_events_max = 70000\n", "[store] changed");
+    assert_eq!(rcode(&running, "no.example"), 3);
+    // An idle connection from before is closed, as at any stop; the port is the same for those who come after.
+    let mut idle = std::net::TcpStream::connect(running.proxy()).unwrap();
+    reload("[dns]\nblock_mode = \"refused\"\n[web.limits]\nconnections_max = 77\n", "reloaded");
+    // The earlier gate may take one more batch before it sees that it was replaced.
+    assert!((0..100).any(|_| {
+        std::thread::sleep(Duration::from_millis(50));
+        rcode(&running, "no.example") == 5
+    }));
+    let mut stream = std::net::TcpStream::connect(running.proxy()).unwrap();
+    for stream in [&mut idle, &mut stream] {
+        stream.set_read_timeout(Some(Duration::from_secs(20))).unwrap();
+    }
+    assert_eq!(idle.read(&mut [0]).unwrap(), 0);
+    stream.write_all(b"GET /proxy.pac HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n").unwrap();
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).unwrap();
+    assert!(answer.starts_with("HTTP/1.1 200"), "{answer:?}");
+}
+
 #[test]
 fn the_management_api_answers_only_who_has_the_token() {
     use std::os::unix::fs::PermissionsExt;
