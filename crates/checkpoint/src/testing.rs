@@ -68,6 +68,19 @@ impl Harness {
         Harness::with_knowledge(policy_toml, settings, builder.build())
     }
 
+    /// With names, and all below them, in a category each.
+    pub fn with_names(policy_toml: &str, names: &[(&str, i64)]) -> Harness {
+        let mut builder = intel::Snapshot::builder();
+        for (name, category) in names {
+            let parsed = intel::list::parse(intel::list::Format::Plain, name.as_bytes(), intel::list::LIMITS);
+            let lists = intel::NamedList::from_parsed(name, None, Some(intel::CategoryKind::of(*category)), parsed);
+            for list in lists {
+                builder.add_list(list);
+            }
+        }
+        Harness::with_knowledge(policy_toml, Settings::default(), builder.build())
+    }
+
     #[expect(clippy::panic, reason = "a test's own policy must compile")]
     pub fn with_knowledge(policy_toml: &str, settings: Settings, knowledge: intel::Snapshot) -> Harness {
         let document = Document::from_toml(policy_toml).unwrap_or_else(|e| panic!("policy of the test: {e}"));

@@ -19,6 +19,10 @@ const QUERY_BYTES_MAX: usize = 4096;
 /// The smallest UDP size that every client takes (RFC 6891 section 6.2.3).
 pub(crate) const PLAIN_PAYLOAD_BYTES: u16 = 512;
 
+/// The EDNS option by which a client names categories (DN-14), and how many it may name: about all that there are.
+const OPTION_REQUEST_CONTEXT: u16 = 65_050;
+const CONTEXT_CATEGORIES_MAX: usize = 256;
+
 /// What a client said about itself in its OPT record.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct ClientEdns {
@@ -41,6 +45,8 @@ pub(crate) struct Query {
     pub(crate) checking_disabled: bool,
     pub(crate) authentic_data: bool,
     pub(crate) edns: Option<ClientEdns>,
+    /// Categories that the client asks about beside the name (DN-14).
+    pub(crate) context: Option<Box<[u16]>>,
     pub(crate) bytes: usize,
 }
 
@@ -108,6 +114,7 @@ fn plain(header: &[u8; HEADER_BYTES], bytes: &[u8]) -> Option<Query> {
         checking_disabled: low & 0x10 != 0,
         authentic_data: low & 0x20 != 0,
         edns,
+        context: None,
         bytes: bytes.len(),
     })
 }
@@ -142,8 +149,17 @@ fn question(header: &[u8; HEADER_BYTES], mut message: Message, bytes: usize) -> 
         checking_disabled: message.metadata.checking_disabled,
         authentic_data: message.metadata.authentic_data,
         edns: message.edns.as_ref().map(client_edns),
+        context: message.edns.as_ref().and_then(request_context),
         bytes,
     })
+}
+
+/// Numbers of categories, two bytes each; nothing where they do not come out even.
+fn request_context(edns: &Edns) -> Option<Box<[u16]>> {
+    let Some(EdnsOption::Unknown(_, bytes)) = edns.option(EdnsCode::Unknown(OPTION_REQUEST_CONTEXT)) else { return None };
+    let (numbers, rest) = bytes.as_chunks::<2>();
+    let fits = rest.is_empty() && numbers.len() <= CONTEXT_CATEGORIES_MAX;
+    fits.then(|| numbers.iter().map(|number| u16::from_be_bytes(*number)).collect())
 }
 
 fn client_edns(edns: &Edns) -> ClientEdns {

@@ -245,6 +245,7 @@ mod tests {
             checking_disabled: false,
             authentic_data: false,
             edns,
+            context: None,
             bytes: 40,
         }
     }

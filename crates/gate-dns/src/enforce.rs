@@ -106,6 +106,7 @@ mod tests {
             checking_disabled: false,
             authentic_data: false,
             edns: None,
+            context: None,
             bytes: 0,
         }
     }

@@ -49,8 +49,20 @@ pub(crate) fn learn_question(passage: &mut Passage, query: &Query) {
     if query.host == "." {
         passage.learn(FieldId::DnsFqdn, Value::text("."));
     }
+    if let Some(context) = &query.context {
+        learn_context(passage, context);
+    }
     passage.learn(FieldId::DnsQueryType, Value::Text(kind_name(query.kind)));
     passage.learn(FieldId::DnsQuerySize, Value::Int(i64::try_from(query.bytes).unwrap_or(i64::MAX)));
+}
+
+/// Whether the name has any of the categories that the client named (DN-14).
+fn learn_context(passage: &mut Passage, context: &[u16]) {
+    let is_named = |category: &i64| u16::try_from(*category).is_ok_and(|category| context.contains(&category));
+    let matches = [FieldId::DnsContentCategory, FieldId::DnsSecurityCategory]
+        .into_iter()
+        .any(|field| matches!(passage.facts().get(field), Some(Value::Ints(categories)) if categories.iter().any(is_named)));
+    passage.learn(FieldId::DnsRequestContextMatches, Value::Bool(matches));
 }
 
 /// The type as the library writes it, without its help for those that nearly everybody asks for.

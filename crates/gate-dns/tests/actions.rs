@@ -4,7 +4,10 @@
 
 mod rig;
 
+use checkpoint::testing::Harness;
+use hickory_proto::op::Edns;
 use hickory_proto::rr::RecordType::{self, A, AAAA, ANY, CNAME, HTTPS, MX, TXT};
+use hickory_proto::rr::rdata::opt::EdnsOption;
 use model::FieldId;
 use rig::{Manner, Rig, Upstream, extended_errors, query, shown, spec};
 
@@ -273,6 +276,38 @@ async fn verified_answers_are_marked_for_those_who_ask() {
         question.metadata.authentic_data = wants;
         let answer = rig.udp(&question.to_vec().unwrap()).await.unwrap();
         assert_eq!(answer.metadata.authentic_data, told, "{host} {wants}");
+    }
+}
+
+/// DN-14: a client names categories in EDNS option 65050, and a rule refuses names that have one of them.
+#[tokio::test]
+async fn categories_of_the_request_are_compared_with_those_of_the_name() {
+    let policy = r#"
+        [[rule]]
+        name = "as the client wishes"
+        gate = "dns"
+        action = "block"
+        when = 'dns.categories_in_request_context_matches == true'
+    "#;
+    let upstream = Upstream::start(Manner::Honest).await;
+    let (names, spec) = (Harness::with_names(policy, &[("example.com", 66)]), spec(&upstream));
+    let rig = Rig::with_harness(names, upstream, spec, None).await;
+    for (host, context, answer) in [
+        ("www.example.com", Some(&[0, 117, 0, 66][..]), "NoError [0.0.0.0] ede15"),
+        ("www.example.com", Some(&[0, 117]), "NoError [192.0.2.1]"),
+        ("www.example.com", Some(&[0, 117, 0]), "NoError [192.0.2.1]"),
+        ("www.example.com", Some(&[]), "NoError [192.0.2.1]"),
+        ("target.example.net", Some(&[0, 66]), "NoError [192.0.2.7]"),
+        ("www.example.com", None, "NoError [192.0.2.1]"),
+    ] {
+        let mut question = rig::plain_query(host, A);
+        let mut edns = Edns::new();
+        if let Some(context) = context {
+            edns.options_mut().insert(EdnsOption::Unknown(65_050, context.to_vec()));
+        }
+        question.set_edns(edns);
+        let shown = shown(&rig.udp(&question.to_vec().unwrap()).await.unwrap());
+        assert_eq!(shown, answer, "{host} {context:?}");
     }
 }
 

@@ -424,6 +424,7 @@ mod tests {
             checking_disabled: false,
             authentic_data: false,
             edns: None,
+            context: None,
             bytes: 0,
         };
         let mut state = 0x2545_f491_4f6c_dd1d_u64;

@@ -280,7 +280,15 @@ impl Rig {
     }
 
     pub async fn with(policy: &str, upstream: Upstream, spec: DnsGateSpec, tls: Option<Arc<rustls::ServerConfig>>) -> Rig {
-        let harness = Harness::new(policy);
+        Rig::with_harness(Harness::new(policy), upstream, spec, tls).await
+    }
+
+    pub async fn with_harness(
+        harness: Harness,
+        upstream: Upstream,
+        spec: DnsGateSpec,
+        tls: Option<Arc<rustls::ServerConfig>>,
+    ) -> Rig {
         let config = DnsGateConfig::resolve(spec).unwrap();
         let gate = gate_dns::bind(config, harness.checkpoint.clone(), tls).await.unwrap();
         let (shutdown, stopping) = watch::channel(false);
