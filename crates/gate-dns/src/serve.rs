@@ -417,7 +417,8 @@ async fn converse(
         }
         (StreamProtocol::Tcp | StreamProtocol::Dot, Some(tls)) => {
             let stream = timeout(HANDSHAKE_WAIT, tls.accept(stream)).await??;
-            let visit = shared.visit(client, local, Transport::Dot, None);
+            let token = shared.token_in_name(client, stream.get_ref().1.server_name());
+            let visit = shared.visit(client, local, Transport::Dot, token);
             stream::converse(stream, visit, shared, shutdown).await
         }
         (StreamProtocol::Tcp | StreamProtocol::Dot, None) => {

@@ -104,6 +104,15 @@ impl Shared {
         }
     }
 
+    /// The token in the name that a client asked the certificate for: its first label (ON-04). A label that no location and
+    /// no user has belongs to an ordinary name.
+    pub(crate) fn token_in_name<'a>(&self, client: SocketAddr, server_name: Option<&'a str>) -> Option<&'a str> {
+        let (label, _) = server_name?.split_once('.')?;
+        let is_known = self.checkpoint.locate(client.ip().to_canonical(), Some(label)).is_some()
+            || self.checkpoint.identify(&Credential::DohToken(label)).is_some();
+        is_known.then_some(label)
+    }
+
     /// Records a message that was not a question. Its reply is a bare header.
     pub(crate) fn reject(&self, visit: &Visit, bytes_in: usize, bytes_out: usize, failure: &'static str) {
         count(Counter::Malformed);

@@ -37,7 +37,8 @@ user = "ada@example.com"
 
 /// A certificate for `localhost`: the server's side, and what a client needs to trust it.
 fn certificate() -> (Arc<ServerConfig>, RootCertStore, String) {
-    let made = rcgen::generate_simple_self_signed(["localhost".to_owned()]).unwrap();
+    let made =
+        rcgen::generate_simple_self_signed(["localhost", "t0ken.localhost", "other.localhost"].map(str::to_owned)).unwrap();
     let key = PrivatePkcs8KeyDer::from(made.signing_key.serialize_der());
     let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
     let server = ServerConfig::builder_with_provider(provider)
@@ -129,6 +130,24 @@ async fn questions_come_over_tls() {
         assert_eq!(shown(&answer), "NoError [192.0.2.1]");
     }
     assert_eq!(rig.last(FieldId::OnRamp).as_deref(), Some("dot"));
+}
+
+/// ON-04: the first label of the name that a client connects to is a token where somebody has it, and else means nothing.
+#[tokio::test]
+async fn a_name_asked_for_over_tls_names_the_location() {
+    let (tls, roots, _) = certificate();
+    let upstream = Upstream::start(Manner::Honest).await;
+    let spec = DnsGateSpec { dot: vec![SocketAddr::from(([127, 0, 0, 1], 0))], ..spec(&upstream) };
+    let rig = Rig::with(TOKENS, upstream, spec, Some(tls)).await;
+    for (name, location, user) in [("t0ken.localhost", "home", "ada@example.com"), ("other.localhost", "", "")] {
+        let tcp = TcpStream::connect(rig.address("dot")).await.unwrap();
+        let mut stream = client_tls(roots.clone(), "dot").connect(ServerName::try_from(name).unwrap(), tcp).await.unwrap();
+        write_message(&mut stream, &query("www.example.com", A)).await;
+        let answer = timeout(rig::WAIT, read_message(&mut stream)).await.unwrap().unwrap();
+        assert_eq!(shown(&answer), "NoError [192.0.2.1]");
+        let facts = [FieldId::Location, FieldId::UserEmail].map(|field| rig.last(field).unwrap_or_default());
+        assert_eq!(facts, [location, user], "{name}");
+    }
 }
 
 /// A gate asks another over TLS, one connection for many questions, and refuses one whose certificate it does not trust.
