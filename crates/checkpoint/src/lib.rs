@@ -13,7 +13,6 @@ mod privacy;
 mod settings;
 #[cfg(feature = "testing")]
 pub mod testing;
-mod verdicts;
 
 use std::fs::File;
 use std::future::Future;
@@ -41,11 +40,20 @@ pub type Scanning<'a> = Pin<Box<dyn Future<Output = scan::Report> + Send + 'a>>;
 /// Opens files. The worker pool is one; so is the in-process scanner of the tests.
 pub trait Scanner: Send + Sync {
     fn scan<'a>(&'a self, file: File, name: &'a str, deadline: Duration) -> Scanning<'a>;
+
+    /// What would come back for a file with this SHA-256, where that is known already.
+    fn known(&self, _sha256: [u8; 32], _name: &str) -> Option<scan::Report> {
+        None
+    }
 }
 
 impl Scanner for scan::host::Pool {
     fn scan<'a>(&'a self, file: File, name: &'a str, deadline: Duration) -> Scanning<'a> {
         Box::pin(scan::host::Pool::scan(self, file, name, deadline))
+    }
+
+    fn known(&self, sha256: [u8; 32], name: &str) -> Option<scan::Report> {
+        scan::host::Pool::known(self, sha256, name)
     }
 }
 
@@ -60,7 +68,6 @@ struct Inner {
     state: ArcSwap<State>,
     recorder: Arc<dyn Recorder>,
     scanner: Option<Arc<dyn Scanner>>,
-    verdicts: verdicts::Verdicts,
     clock: Clock,
     sessions: AtomicU64,
     transactions: AtomicU64,
@@ -105,7 +112,6 @@ impl Checkpoint {
             state: ArcSwap::from_pointee(State { policy, knowledge, directory, settings }),
             recorder,
             scanner,
-            verdicts: verdicts::Verdicts::default(),
             clock,
             sessions: AtomicU64::new(1),
             transactions: AtomicU64::new(first_transaction),

@@ -14,7 +14,6 @@ use policy::{Decision, Permit, Refusal};
 use sha2::Digest as _;
 
 use crate::privacy::{keep, redact};
-use crate::verdicts::Digest;
 use crate::{Checkpoint, FailureMode, State};
 
 /// Findings of one transaction that are kept; an inspector that finds more is describing noise.
@@ -288,8 +287,7 @@ impl Passage {
         self.judge(report, name)
     }
 
-    /// The same for a small body that is in memory. The file is made, and the scanner asked, only where the same bytes were
-    /// not scanned a short while ago.
+    /// The same for a small body that is in memory. The file is made only where the scanner does not know its bytes already.
     pub async fn scan_held<Part: AsRef<[u8]>>(
         &mut self,
         parts: impl IntoIterator<Item = Part>,
@@ -299,15 +297,10 @@ impl Passage {
         self.wait();
         let mut hash = sha2::Sha256::new();
         parts.into_iter().for_each(|part| hash.update(part));
-        let digest: Digest = hash.finalize().into();
-        let known = self.checkpoint.0.verdicts.lookup(&digest, name, self.checkpoint.now());
+        let known = self.checkpoint.0.scanner.as_ref().and_then(|scanner| scanner.known(hash.finalize().into(), name));
         let report = match known {
             Some(report) => report,
-            None => {
-                let report = self.report_of(file()?, name).await;
-                self.checkpoint.0.verdicts.keep(digest, name, &report, self.checkpoint.now());
-                report
-            }
+            None => self.report_of(file()?, name).await,
         };
         Ok(self.judge(report, name))
     }

@@ -14,8 +14,11 @@ use crate::{Checkpoint, Scanner, Scanning, Settings};
 #[derive(Default)]
 pub struct Memory(Mutex<Vec<Event>>);
 
-/// Scans on the caller's thread with the built-in engines.
-pub struct InProcess(scan::Engines);
+/// Scans on the caller's thread with the built-in engines, and knows a file again.
+pub struct InProcess {
+    engines: scan::Engines,
+    reports: Mutex<Vec<scan::Report>>,
+}
 
 /// Never answers.
 pub struct Stuck;
@@ -42,10 +45,20 @@ impl Scanner for InProcess {
         Box::pin(async move {
             let mut bytes = Vec::new();
             match file.read_to_end(&mut bytes) {
-                Ok(_) => scan::scan_bytes(&self.0, &scan::Limits::default(), name, &bytes),
+                Ok(_) => {
+                    let report = scan::scan_bytes(&self.engines, &scan::Limits::default(), name, &bytes);
+                    self.reports.lock().unwrap_or_else(PoisonError::into_inner).push(report.clone());
+                    report
+                }
                 Err(_) => scan::Report::unscannable(scan::Unscannable::Unavailable, 0),
             }
         })
+    }
+
+    fn known(&self, sha256: [u8; 32], _name: &str) -> Option<scan::Report> {
+        let sha256: String = sha256.iter().map(|byte| format!("{byte:02x}")).collect();
+        let reports = self.reports.lock().unwrap_or_else(PoisonError::into_inner);
+        reports.iter().find(|report| report.sha256 == sha256).cloned()
     }
 }
 
@@ -86,7 +99,7 @@ impl Harness {
         let document = Document::from_toml(policy_toml).unwrap_or_else(|e| panic!("policy of the test: {e}"));
         let (policy, _) = policy::Policy::compile(&document).unwrap_or_else(|e| panic!("policy of the test: {e:?}"));
         let memory = Arc::new(Memory::default());
-        let scanner = Arc::new(InProcess(scan::Engines::built_in()));
+        let scanner = Arc::new(InProcess { engines: scan::Engines::built_in(), reports: Mutex::default() });
         let checkpoint = Checkpoint::new(policy, knowledge, settings, memory.clone(), Some(scanner), 1);
         Harness { checkpoint, memory }
     }

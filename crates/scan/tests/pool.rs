@@ -6,6 +6,7 @@
 use scan::clamd::Address;
 use scan::host::{Pool, PoolConfig};
 use scan::{Definitions, Limits, Report, Unscannable, Verdict};
+use sha2::Digest;
 use std::fs::File;
 use std::io::Write;
 use std::time::Duration;
@@ -152,6 +153,10 @@ async fn a_known_file_is_remembered() {
     let id = rustix::process::Pid::from_raw(i32::try_from(pool.idle_process_ids()[0]).unwrap()).unwrap();
     rustix::process::kill_process(id, rustix::process::Signal::STOP).unwrap();
     assert_eq!(pool.scan(file(b"seen before"), "b.txt", DEADLINE).await, first);
+    let digest = |bytes: &[u8]| -> [u8; 32] { sha2::Sha256::digest(bytes).into() };
+    assert_eq!(pool.known(digest(b"seen before"), "c.txt"), Some(first));
+    assert_eq!(pool.known(digest(b"seen before"), "c.exe"), None, "the ending is compared with the type");
+    assert_eq!(pool.known(digest(b"never seen"), "c.txt"), None);
     let other = pool.scan(file(b"never seen"), "a.txt", Duration::from_millis(200)).await;
     assert_eq!(other.verdict, Verdict::Unscannable(Unscannable::TimeLimit));
     pool.drain().await;
