@@ -1,5 +1,6 @@
 //! Files that pretend: an executable under the media type of a picture or a text, and a name whose last extension runs
-//! while the one before it is a document's. The true type comes from the scan; this reads no bytes.
+//! while the one before it is a document's; and, as a note, any other content under a media type of another kind. The true
+//! type comes from the scan; this reads no bytes.
 
 use intel::Snapshot;
 use model::{Facts, FieldId, Finding, Severity, Value};
@@ -21,11 +22,33 @@ const DOCUMENT_EXTENSIONS: &[&str] = &[
 const HARMLESS_MIMES: &[&str] =
     &["image/", "audio/", "video/", "font/", "text/plain", "text/html", "text/css", "text/csv", "application/pdf"];
 
+/// What a media type promises, and the true types that keep the promise. Types that are not listed promise nothing.
+const PROMISES: &[(&str, &[&str])] = &[
+    ("image/", &["jpg", "png", "gif", "bmp", "webp", "tif", "ico", "avif", "heic", "psd", "djvu", "svg"]),
+    ("audio/", &["mp3", "wav", "flac", "ogg", "mp4", "mkv"]),
+    ("video/", &["mp4", "mov", "avi", "mkv", "flv", "ogg"]),
+    ("font/", &["ttf", "otf", "woff", "woff2"]),
+    ("application/pdf", &["pdf"]),
+];
+/// What the scan calls content that it does not know.
+const UNKNOWN_TYPES: &[&str] = &["bin", "txt"];
+
+/// Whether a known type stands under a media type that promises another.
+fn breaks_promise(mime: &str, ty: &str) -> bool {
+    let starts = |promise: &str| mime.get(..promise.len()).is_some_and(|head| head.eq_ignore_ascii_case(promise));
+    let kept = |types: &[&str]| types.iter().any(|kept| kept.eq_ignore_ascii_case(ty));
+    !ty.is_empty() && !kept(UNKNOWN_TYPES) && PROMISES.iter().any(|(promise, types)| starts(promise) && !kept(types))
+}
+
 pub fn inspect(facts: &Facts, _: &Snapshot) -> Vec<Finding> {
     let mut findings = Vec::new();
     let mime = crate::text(facts, FieldId::DownloadMime).unwrap_or_default();
+    let ty = crate::text(facts, FieldId::FileType).unwrap_or_default();
     if is_executable(facts) && is_harmless(mime) {
         findings.extend(crate::finding(NAME, Severity::High, "an executable is served as something harmless", mime));
+    } else if breaks_promise(mime, ty) {
+        let evidence = format!("{mime} is {ty}");
+        findings.extend(crate::finding(NAME, Severity::Low, "the content is of another kind than its media type", &evidence));
     }
     if let Some(name) = crate::text(facts, FieldId::FileName).filter(|name| has_double_extension(name)) {
         findings.extend(crate::finding(NAME, Severity::High, "the file's name hides that it runs", name));
@@ -79,6 +102,9 @@ mod tests {
             ("image/png", "png", "a.png"),
             ("text/javascript", "js", "jquery.min.js"),
             ("application/zip", "zip", "report.pdf.zip"),
+            ("image/svg+xml", "svg", "a.svg"),
+            ("image/png", "bin", "a.png"),
+            ("audio/ogg", "ogg", "a.ogg"),
             ("", "", "archive.tar.gz"),
             ("", "", "pdf.exe"),
             ("", "", ""),
@@ -91,6 +117,8 @@ mod tests {
     fn disguised_files_are_found() {
         for (mime, ty, name) in [
             ("image/jpeg", "exe", "a.jpg"),
+            ("image/jpeg", "zip", "a.jpg"),
+            ("application/pdf", "html", "a.pdf"),
             ("TEXT/HTML; charset=utf-8", "elf", ""),
             ("", "", "invoice.pdf.exe"),
             ("", "", "photo.JPG .scr"),

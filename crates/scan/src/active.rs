@@ -11,7 +11,7 @@ const PART_BYTES_MAX: usize = 32 << 20;
 const FETCHED: [&str; 6] = ["/attachedtemplate", "/oleobject", "/frame", "/subdocument", "/externallinkpath", "/control"];
 
 pub(crate) fn inspect(walk: &mut Walk<'_>, node: &Node, format: &Format, bytes: &[u8]) {
-    if node.in_document && is_executable(format) {
+    if node.in_document && (is_executable(format) || matches!(format.name, "lnk" | "msi") || is_run_by_name(&node.path)) {
         walk.find(node, FindingKind::EmbeddedExecutable, format.name);
     }
     if bytes.len() > PART_BYTES_MAX {
@@ -41,6 +41,16 @@ pub(crate) fn inspect(walk: &mut Walk<'_>, node: &Node, format: &Format, bytes: 
     if node.path.ends_with("META-INF/manifest.xml") && contains(bytes, b":encryption-data") {
         walk.note(node, Unscannable::Encrypted, "manifest");
     }
+}
+
+/// A member whose name Windows runs on opening, whatever its bytes are.
+fn is_run_by_name(path: &str) -> bool {
+    const RUN: [&str; 18] = [
+        "exe", "scr", "com", "bat", "cmd", "pif", "js", "jse", "vbs", "vbe", "wsf", "wsh", "hta", "ps1", "msi", "lnk", "cpl",
+        "jar",
+    ];
+    let name = path.rsplit(['!', '/']).next().unwrap_or_default();
+    name.rsplit_once('.').is_some_and(|(_, extension)| RUN.iter().any(|run| run.eq_ignore_ascii_case(extension)))
 }
 
 /// ECMA-376 part 2, section 9.3: a relationship with `TargetMode="External"` leaves the package.

@@ -129,7 +129,7 @@ mod tests {
     }
 
     #[test]
-    fn the_ratio_counts_from_one_mebibyte() {
+    fn the_ratio_counts_from_a_smallest_input() {
         let limits = Limits { ratio: 2, ..Limits::default() };
         let clock = At(Duration::ZERO);
         let (bytes, end) = Budget::new(&limits, &clock, 10).read(&mut std::io::repeat(0));

@@ -3,8 +3,8 @@
 //! members. Formats without a signature (scripts, source text) are only told from binary data.
 
 use crate::formats::{
-    arc, arj, cab, chm, cpio, crx, disk, dmg, eml, installer, iso, lnk, lzh, lzo, mac, ole, onenote, pdf, pgp, rar, rtf, sevenz,
-    stream, szdd, tar, tnef, udf, wim, xar, zip, zoo,
+    ace, arc, arj, cab, chm, cpio, crx, disk, dmg, eml, installer, iso, lnk, lzh, lzo, mac, ole, onenote, pdf, pgp, rar, rtf,
+    sevenz, stream, szdd, tar, tnef, udf, wim, xar, zip, zoo,
 };
 use crate::report::Unscannable;
 use crate::walk::{Node, Step, Walk};
@@ -104,7 +104,8 @@ const FORMATS: &[Format] = &[
     container("applesingle", "application/applefile", mac::open_apple, At(0, mac::APPLE_SINGLE)),
     container("appledouble", "multipart/appledouble", mac::open_apple, At(0, mac::APPLE_DOUBLE)),
     container("hfs", "application/x-apple-hfs", dmg::open_hfs_plus, By(dmg::is_hfs_plus)),
-    sealed("ace", "application/x-ace-compressed", At(7, b"**ACE**")),
+    container("ace", "application/x-ace-compressed", ace::open, At(ace::SIGNATURE_OFFSET, ace::SIGNATURE)),
+    container("mso", "application/x-mso", stream::active_mime, At(0, b"ActiveMime\0")),
     sealed("lrz", "application/x-lrzip", At(0, b"LRZI\0")),
     sealed("grz", "application/x-grzip", At(0, b"GRZipII\0")),
     sealed("sit", "application/x-stuffit", At(0, b"StuffIt (c)1997")),

@@ -1,9 +1,9 @@
 //! The pool of scan workers, seen from a gate: hand in a file, get a report before the deadline, whatever happens. A worker
-//! that dies, hangs or babbles is killed and replaced; its file is unscannable. This side hashes a file, to know it again, and
-//! never looks into it otherwise.
+//! that dies, hangs or babbles is killed and replaced; its file is unscannable. This side hashes a file that it may have seen
+//! before, and never looks into it otherwise.
 
 use crate::Error;
-use crate::cache::{Cache, Key};
+use crate::cache::{Cache, Shape};
 use crate::clamd;
 use crate::engines::Definitions;
 use crate::limits::Limits;
@@ -205,19 +205,17 @@ impl Pool {
 
     /// Looks the file up among those scanned before, or has it scanned.
     async fn scan_or_remember(&self, file: &File, name: &str, size: u64, until: Instant) -> Report {
-        let digest = match size <= self.config.limits.input_bytes {
-            true => hash(file, size, until).await,
-            false => None,
-        };
-        let key = |number: u64| digest.map(|digest| Key::new(digest, name, number));
-        let known = key(self.generation().number).and_then(|key| self.cache.get(&key));
-        if let Some(report) = known {
+        let shape = Shape::new(size, name, self.generation().number);
+        if self.cache.knows(&shape)
+            && let Some(sha256) = hash(file, size, until).await
+            && let Some(report) = self.cache.get(&shape, &sha256)
+        {
             return report;
         }
         let report = self.scan_in_worker(file, name, size, until).await;
         let generation = self.generation();
-        if let Some(key) = key(generation.number).filter(|_| report.definitions == generation.version) {
-            self.cache.put(key, &report);
+        if report.definitions == generation.version {
+            self.cache.put(Shape::new(size, name, generation.number), &report);
         }
         report
     }
@@ -342,7 +340,7 @@ impl Worker {
 }
 
 /// SHA-256 of a file; `None` if it cannot be read in time. A long one is hashed off the threads that serve connections.
-async fn hash(file: &File, size: u64, until: Instant) -> Option<[u8; 32]> {
+async fn hash(file: &File, size: u64, until: Instant) -> Option<String> {
     if size <= HASH_CHUNK_BYTES as u64 {
         return digest(file);
     }
@@ -350,13 +348,13 @@ async fn hash(file: &File, size: u64, until: Instant) -> Option<[u8; 32]> {
     timeout_at(until, tokio::task::spawn_blocking(move || digest(&file))).await.ok()?.ok()?
 }
 
-fn digest(file: &File) -> Option<[u8; 32]> {
+fn digest(file: &File) -> Option<String> {
     let mut digest = sha2::Sha256::new();
     let mut chunk = vec![0u8; HASH_CHUNK_BYTES];
     let mut at = 0;
     loop {
         match file.read_at(&mut chunk, at) {
-            Ok(0) => return Some(digest.finalize().into()),
+            Ok(0) => return Some(crate::walk::hex(&digest.finalize())),
             Ok(count) => {
                 digest.update(chunk.get(..count)?);
                 at += count as u64;

@@ -11,11 +11,13 @@ pub(crate) fn open(walk: &mut Walk<'_>, node: &Node, bytes: &[u8]) -> Step {
         .folder_entries()
         .flat_map(|folder| folder.file_entries().map(|file| file.name().to_owned()).collect::<Vec<_>>())
         .collect();
-    let mut unread = None;
-    for name in names {
-        match cabinet.read_file(&name) {
+    // The crate finds files by name, so the second of two equal names cannot be reached.
+    let mut distinct = std::collections::HashSet::new();
+    let mut unread = names.iter().any(|name| !distinct.insert(name)).then_some(Unscannable::Unsupported);
+    for name in &names {
+        match cabinet.read_file(name) {
             Ok(mut member) => {
-                if walk.member(node, &name, &mut member).is_break() {
+                if walk.member(node, name, &mut member).is_break() {
                     return Ok(());
                 }
             }

@@ -1,6 +1,7 @@
 //! One file per container format. Each walks its container and hands members to `Walk::member`; none of them decides,
 //! keeps state between files, or reads a decoder other than through the capped reader.
 
+pub(crate) mod ace;
 pub(crate) mod arc;
 pub(crate) mod arj;
 pub(crate) mod cab;

@@ -121,6 +121,17 @@ pub(crate) fn flash(walk: &mut Walk<'_>, node: &Node, bytes: &[u8]) -> Step {
     }
 }
 
+/// The zlib stream in which Office 2003 XML and MHTML documents keep their objects and macros. How far behind the start it
+/// stands depends on the version.
+pub(crate) fn active_mime(walk: &mut Walk<'_>, node: &Node, bytes: &[u8]) -> Step {
+    const STARTS: std::ops::Range<usize> = 0x20..0x80;
+    let start = STARTS
+        .into_iter()
+        .find(|at| matches!(bytes.get(*at..at + 2), Some([0x78, level]) if (0x7800 + u16::from(*level)).is_multiple_of(31)));
+    let packed = start.and_then(|start| bytes.get(start..)).ok_or(Unscannable::Corrupt)?;
+    one(walk, node, &mut flate2::bufread::ZlibDecoder::new(packed))
+}
+
 /// LZMA inside zip (APPNOTE 5.8.8): version, property size, properties, then the raw stream with an end marker or not.
 pub(crate) fn zip_lzma(packed: &[u8], plain_bytes: Option<u64>) -> Option<Box<dyn Read + '_>> {
     let property_bytes = usize::from(read_u16(packed, 2)?);
