@@ -41,8 +41,8 @@ pub type Scanning<'a> = Pin<Box<dyn Future<Output = scan::Report> + Send + 'a>>;
 pub trait Scanner: Send + Sync {
     fn scan<'a>(&'a self, file: File, name: &'a str, deadline: Duration) -> Scanning<'a>;
 
-    /// What would come back for a file with this SHA-256, where that is known already.
-    fn known(&self, _sha256: [u8; 32], _name: &str) -> Option<scan::Report> {
+    /// What would come back for a file with this SHA-256 and so many bytes, where that is known already.
+    fn known(&self, _sha256: [u8; 32], _bytes: u64, _name: &str) -> Option<scan::Report> {
         None
     }
 }
@@ -52,8 +52,8 @@ impl Scanner for scan::host::Pool {
         Box::pin(scan::host::Pool::scan(self, file, name, deadline))
     }
 
-    fn known(&self, sha256: [u8; 32], name: &str) -> Option<scan::Report> {
-        scan::host::Pool::known(self, sha256, name)
+    fn known(&self, sha256: [u8; 32], bytes: u64, name: &str) -> Option<scan::Report> {
+        scan::host::Pool::known(self, sha256, bytes, name)
     }
 }
 

@@ -296,8 +296,13 @@ impl Passage {
     ) -> std::io::Result<scan::Verdict> {
         self.wait();
         let mut hash = sha2::Sha256::new();
-        parts.into_iter().for_each(|part| hash.update(part));
-        let known = self.checkpoint.0.scanner.as_ref().and_then(|scanner| scanner.known(hash.finalize().into(), name));
+        let mut bytes = 0;
+        for part in parts {
+            hash.update(part.as_ref());
+            bytes += part.as_ref().len() as u64;
+        }
+        let scanner = self.checkpoint.0.scanner.as_ref();
+        let known = scanner.and_then(|scanner| scanner.known(hash.finalize().into(), bytes, name));
         let report = match known {
             Some(report) => report,
             None => self.report_of(file()?, name).await,

@@ -55,7 +55,7 @@ impl Scanner for InProcess {
         })
     }
 
-    fn known(&self, sha256: [u8; 32], _name: &str) -> Option<scan::Report> {
+    fn known(&self, sha256: [u8; 32], _bytes: u64, _name: &str) -> Option<scan::Report> {
         let sha256: String = sha256.iter().map(|byte| format!("{byte:02x}")).collect();
         let reports = self.reports.lock().unwrap_or_else(PoisonError::into_inner);
         reports.iter().find(|report| report.sha256 == sha256).cloned()

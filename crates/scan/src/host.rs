@@ -195,11 +195,12 @@ impl Pool {
         }
     }
 
-    /// The report of a file that was scanned before, by its SHA-256. None where a daemon has a say too: it is asked each time.
-    pub fn known(&self, sha256: [u8; 32], name: &str) -> Option<Report> {
+    /// The report of a file that was scanned before, by its SHA-256 and size. None where a daemon has a say too: it is asked
+    /// each time.
+    pub fn known(&self, sha256: [u8; 32], bytes: u64, name: &str) -> Option<Report> {
         match self.config.clamd {
             Some(_) => None,
-            None => self.cache.get(&Key::new(sha256, name, self.generation().number)),
+            None => self.cache.get(&Shape::new(bytes, name, self.generation().number), &crate::walk::hex(&sha256)),
         }
     }
 

@@ -154,9 +154,9 @@ async fn a_known_file_is_remembered() {
     rustix::process::kill_process(id, rustix::process::Signal::STOP).unwrap();
     assert_eq!(pool.scan(file(b"seen before"), "b.txt", DEADLINE).await, first);
     let digest = |bytes: &[u8]| -> [u8; 32] { sha2::Sha256::digest(bytes).into() };
-    assert_eq!(pool.known(digest(b"seen before"), "c.txt"), Some(first));
-    assert_eq!(pool.known(digest(b"seen before"), "c.exe"), None, "the ending is compared with the type");
-    assert_eq!(pool.known(digest(b"never seen"), "c.txt"), None);
+    assert_eq!(pool.known(digest(b"seen before"), 11, "c.txt"), Some(first));
+    assert_eq!(pool.known(digest(b"seen before"), 11, "c.exe"), None, "the ending is compared with the type");
+    assert_eq!(pool.known(digest(b"never seen"), 10, "c.txt"), None);
     let other = pool.scan(file(b"never seen"), "a.txt", Duration::from_millis(200)).await;
     assert_eq!(other.verdict, Verdict::Unscannable(Unscannable::TimeLimit));
     pool.drain().await;
