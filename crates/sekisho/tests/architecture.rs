@@ -10,7 +10,7 @@ const LAYERS: &[&[&str]] = &[
     &["model"],
     &["policy", "intel"],
     &["store", "inspect", "net"],
-    &["scan"],
+    &["scan", "query"],
     &["checkpoint"],
     &["gate-dns", "gate-web"],
     &["sekisho"],
