@@ -15,6 +15,8 @@ pub struct Config {
     pub store: store::StoreConfig,
     pub checkpoint: checkpoint::Settings,
     pub scan: ScanSpec,
+    /// The bounds of `sekisho sql`.
+    pub query: query::Limits,
     pub admin: AdminSpec,
     pub trust: TrustSpec,
     pub upstream: UpstreamSpec,

@@ -53,6 +53,8 @@ enum Command {
     Search(commands::search::SearchArguments),
     /// Find the event of a block page's reference, or of the token that a redirect carried.
     Reference(commands::reference::ReferenceArguments),
+    /// Ask the record in SQL.
+    Sql(commands::sql::SqlArguments),
     /// Who ever met this domain, URL, address or file?
     Touched(commands::search::TouchedArguments),
     /// Why would this be decided so? Every rule that was read, and what it waited for.
@@ -76,6 +78,9 @@ enum Command {
     /// A sandboxed scan worker; `up` starts these.
     #[command(hide = true)]
     ScanWorker,
+    /// A sandboxed worker of one SQL query; `sql` starts it.
+    #[command(hide = true)]
+    QueryWorker,
 }
 
 fn main() -> ExitCode {
@@ -94,6 +99,7 @@ fn run(arguments: Arguments) -> anyhow::Result<ExitCode> {
     let data = arguments.data;
     match arguments.command.unwrap_or_else(|| Command::Up(up::UpArguments::default())) {
         Command::ScanWorker => commands::scan::worker(),
+        Command::QueryWorker => commands::sql::worker(),
         Command::Up(arguments) => up::run(&data, &arguments),
         Command::Status(arguments) => commands::status::status(&data, &arguments),
         Command::Check(arguments) => commands::policy::check(&data, &arguments),
@@ -102,6 +108,7 @@ fn run(arguments: Arguments) -> anyhow::Result<ExitCode> {
         Command::Import(arguments) => commands::policy::import(&arguments),
         Command::Search(arguments) => commands::search::search(&data, &arguments),
         Command::Reference(arguments) => commands::reference::reference(&data, &arguments),
+        Command::Sql(arguments) => commands::sql::sql(&data, &arguments),
         Command::Touched(arguments) => commands::search::touched(&data, &arguments),
         Command::Explain(arguments) => commands::explain::explain(&data, &arguments),
         Command::Replay(arguments) => commands::explain::replay(&data, &arguments),

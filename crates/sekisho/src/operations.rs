@@ -48,6 +48,13 @@ pub enum Request {
         by: String,
         limit: usize,
     },
+    /// A query in SQL. The answer is a [`query::Outcome`].
+    Sql {
+        sql: String,
+        since: Option<i64>,
+        until: Option<i64>,
+        limit: usize,
+    },
     /// Events after a number; none gives the number from which to go on.
     Follow {
         expression: String,
@@ -105,6 +112,7 @@ pub struct Operations {
     pub data: PathBuf,
     /// Counts the reloads that were asked for; whoever runs the gates carries them out.
     reloads: watch::Sender<u64>,
+    queries: query::Runner,
 }
 
 /// Merged and compiled documents, with what the compiler warns of. Lists with a source are read anew.
@@ -126,8 +134,8 @@ pub fn now() -> Timestamp {
 }
 
 impl Operations {
-    pub fn new(store: Store, policies: PolicyStore, checkpoint: Checkpoint, data: PathBuf) -> Operations {
-        Operations { store, policies, checkpoint, data, reloads: watch::Sender::new(0) }
+    pub fn new(store: Store, policies: PolicyStore, checkpoint: Checkpoint, data: PathBuf, queries: query::Runner) -> Operations {
+        Operations { store, policies, checkpoint, data, reloads: watch::Sender::new(0), queries }
     }
 
     pub fn want_reload(&self) {
@@ -144,6 +152,11 @@ impl Operations {
             Request::Status => self.status(),
             Request::Search { expression, since, until, limit } => self.search(&expression, since, until, limit),
             Request::Count { expression, since, until, by, limit } => self.count(&expression, since, until, &by, limit),
+            Request::Sql { sql, since, until, limit } => {
+                self.store.flush()?;
+                let query = query::Query { sql, since, until, rows_max: limit };
+                Ok(serde_json::to_value(self.queries.run(&self.data.join("events"), query))?)
+            }
             Request::Follow { expression, after } => self.follow(&expression, after),
             Request::Touched { indicators } => self.touched(&indicators),
             Request::Explain { gate, host, scheme, port, path, method, query_type, user, source } => {

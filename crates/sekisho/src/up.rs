@@ -112,7 +112,9 @@ fn assemble(data: &Path, store: Store, config: Config, scanner: Option<Arc<dyn S
     let first = u64::try_from(now().0).unwrap_or_default();
     let knowledge = knowledge::load(&config.knowledge, data)?;
     let checkpoint = Checkpoint::new(policy, knowledge, config.checkpoint, recorder, scanner, first);
-    Ok(Operations::new(store, policies, checkpoint, data.to_owned()))
+    let program = std::env::current_exe().context("where this program is")?;
+    let queries = query::Runner::new(program, config.query);
+    Ok(Operations::new(store, policies, checkpoint, data.to_owned(), queries))
 }
 
 pub fn run(data: &Path, arguments: &UpArguments) -> Result<ExitCode> {

@@ -5,12 +5,10 @@
 mod rig;
 
 use std::io::{BufRead, BufReader};
-use std::net::UdpSocket;
 use std::process::{Command, Stdio};
-use std::time::Duration;
 
 use model::Timestamp;
-use rig::{Installation, Running, name, now, page};
+use rig::{Installation, Running, ask_for, name, now, page};
 
 const HOUR: i64 = 3_600_000_000;
 
@@ -100,20 +98,6 @@ fn a_count_by_field_is_that_of_the_search() {
     let (_, error, code) = installation.ask(&["search", "--count-by", "dns.fqdm"]);
     assert!(code == Some(2) && error.contains("did you mean `dns.fqdn`"), "{error}");
     assert_eq!(installation.ask(&["search", "dns.fqdn == \"absent\"", "--count-by", "dns.fqdn"]).2, Some(1));
-}
-
-/// One question for an address record, as a stub resolver sends it.
-fn ask_for(server: std::net::SocketAddr, name: &str) {
-    let socket = UdpSocket::bind("127.0.0.1:0").unwrap();
-    socket.set_read_timeout(Some(Duration::from_secs(20))).unwrap();
-    let mut question = vec![0, 7, 1, 0, 0, 1, 0, 0, 0, 0, 0, 0];
-    for label in name.split('.') {
-        question.push(label.len() as u8);
-        question.extend(label.as_bytes());
-    }
-    question.extend([0, 0, 1, 0, 1]);
-    socket.send_to(&question, server).unwrap();
-    let _ = socket.recv(&mut [0; 512]);
 }
 
 #[test]

@@ -5,6 +5,7 @@ pub mod policy;
 pub mod reference;
 pub mod scan;
 pub mod search;
+pub mod sql;
 pub mod status;
 
 use std::path::Path;

@@ -1,6 +1,8 @@
 //! An installation with a known record, for tests that ask it: made by the program, filled through the store.
+#![allow(dead_code, reason = "each test file uses a part of it")]
 
-use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::io::Write;
+use std::net::{IpAddr, Ipv4Addr, SocketAddr, UdpSocket};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
 use std::time::{Duration, SystemTime};
@@ -25,6 +27,12 @@ impl Drop for Running {
 
 impl Running {
     pub fn start(folder: &Path) -> Running {
+        Running::start_with(folder, "")
+    }
+
+    pub fn start_with(folder: &Path, config: &str) -> Running {
+        let config_path = folder.join("sekisho.toml");
+        std::fs::write(&config_path, config).unwrap();
         let ready = folder.join("ready.json");
         let _ = std::fs::remove_file(&ready);
         let mut child = Command::new(PROGRAM)
@@ -32,6 +40,8 @@ impl Running {
             .arg(folder.join("data"))
             .args(["up", "--ephemeral-ports", "--ready-file"])
             .arg(&ready)
+            .arg("--config")
+            .arg(&config_path)
             .stdin(Stdio::null())
             .stdout(Stdio::null())
             .stderr(Stdio::null())
@@ -53,11 +63,29 @@ impl Running {
         assert!(self.child.wait().unwrap().success());
     }
 
+    pub fn process_id(&self) -> u32 {
+        self.child.id()
+    }
+
     pub fn dns(&self) -> SocketAddr {
         let rows = self.ready["listeners"].as_array().unwrap();
         let row = rows.iter().find(|row| row["gate"] == "dns" && row["protocol"] == "udp").unwrap();
         row["address"].as_str().unwrap().parse().unwrap()
     }
+}
+
+/// One question for an address record, as a stub resolver sends it. Whether anything was answered.
+pub fn ask_for(server: SocketAddr, name: &str) -> bool {
+    let socket = UdpSocket::bind("127.0.0.1:0").unwrap();
+    socket.set_read_timeout(Some(Duration::from_secs(20))).unwrap();
+    let mut question = vec![0, 7, 1, 0, 0, 1, 0, 0, 0, 0, 0, 0];
+    for label in name.split('.') {
+        question.push(label.len() as u8);
+        question.extend(label.as_bytes());
+    }
+    question.extend([0, 0, 1, 0, 1]);
+    socket.send_to(&question, server).unwrap();
+    socket.recv(&mut [0; 512]).is_ok()
 }
 
 /// A folder with an installation that does not run.
@@ -86,13 +114,28 @@ impl Installation {
         store.flush().unwrap();
     }
 
-    pub fn command(&self, arguments: &[&str]) -> Output {
-        Command::new(PROGRAM).arg("--data").arg(self.data()).args(arguments).stdin(Stdio::null()).output().unwrap()
+    pub fn command(&self, arguments: &[&str], input: &str) -> Output {
+        let child = Command::new(PROGRAM)
+            .arg("--data")
+            .arg(self.data())
+            .args(arguments)
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn();
+        let mut child = child.unwrap();
+        // A command that reads nothing may have ended.
+        let _ = child.stdin.take().unwrap().write_all(input.as_bytes());
+        child.wait_with_output().unwrap()
     }
 
     /// What a command prints, its two streams and its exit code.
     pub fn ask(&self, arguments: &[&str]) -> (String, String, Option<i32>) {
-        let output = self.command(arguments);
+        self.ask_with(arguments, "")
+    }
+
+    pub fn ask_with(&self, arguments: &[&str], input: &str) -> (String, String, Option<i32>) {
+        let output = self.command(arguments, input);
         let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
         (text(&output.stdout), text(&output.stderr), output.status.code())
     }
