@@ -238,7 +238,7 @@ impl Packed {
             }
         }
         arena.shrink_to_fit();
-        let slots = (written + written / 2).next_power_of_two().max(2);
+        let slots = (written + written / 2).max(2);
         let mut packed = Packed {
             seed: xxh3_64(&arena),
             arena: arena.into_boxed_slice(),
@@ -277,15 +277,16 @@ impl Packed {
     /// The slot of an entry, or the free slot and the tag with which it would be entered.
     fn find(&self, key: &[u8]) -> Result<usize, (usize, u8)> {
         let hash = xxh3_64_with_seed(key, self.seed);
-        let mask = self.tags.len() - 1;
-        let tag = ((hash >> 56) as u8).max(1);
-        let mut slot = hash as usize & mask;
-        // At least a third of the slots is empty, so the walk ends.
+        let slots = self.tags.len();
+        // The place comes from the upper bits of the hash and the tag from the lower, so that neighbours differ in their tags.
+        let tag = (hash as u8).max(1);
+        let mut slot = ((u128::from(hash) * slots as u128) >> 64) as usize;
+        // A third of the slots is empty, so the walk ends.
         while self.tags[slot] != 0 {
             if self.tags[slot] == tag && self.entry(self.starts[slot] as usize) == key {
                 return Ok(slot);
             }
-            slot = (slot + 1) & mask;
+            slot = if slot + 1 == slots { 0 } else { slot + 1 };
         }
         Err((slot, tag))
     }
