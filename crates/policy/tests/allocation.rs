@@ -1,5 +1,5 @@
-//! A decision on the way of a name allocates nothing: five hundred rules, a list, identity, a schedule. The counting
-//! allocator needs the one unsafe trait; nothing else here does.
+//! The decisions on the way of a name allocate nothing, from the question to the answer: five hundred rules, a list,
+//! identity, a schedule, names short and long. The counting allocator needs the one unsafe trait; nothing else here does.
 #![allow(unsafe_code, clippy::expect_used)]
 
 mod common;
@@ -8,7 +8,7 @@ use std::alloc::{GlobalAlloc, Layout, System};
 use std::cell::Cell;
 
 use common::{compile, dns};
-use model::{Destination, Question, Station, Timestamp};
+use model::{Destination, FieldId, Question, Station, Text, Timestamp, Value};
 
 struct Counting;
 
@@ -65,6 +65,20 @@ fn deciding_a_name_allocates_nothing() {
         assert_eq!(policy.decide(&good, Question::Access, now).rule(), None);
         assert!(policy.permit(&good, destination(), now).1.is_ok());
         assert!(policy.permit(&bad, destination(), now).1.is_err());
+    }
+    assert_eq!(ALLOCATIONS.get() - before, 0);
+
+    // A whole transaction: leave to ask for the name, longer than what a text holds in place, and leave to answer.
+    let name = Text::from("www.a-name-that-is-longer-than-most.good.example");
+    let asked = dns(&name);
+    let mut answered = asked.clone();
+    answered.reach(Station::Answer);
+    assert!(answered.set(FieldId::DnsResolvedIps, Value::ips([[192, 0, 2, 1].into()])));
+    let before = ALLOCATIONS.get();
+    for _ in 0..100 {
+        let (decision, permit) = policy.permit(&asked, Destination::Resolve { name: name.clone() }, now);
+        assert!(decision.rule().is_none() && permit.is_ok_and(|permit| permit.station() == Station::Question));
+        assert!(policy.permit(&answered, Destination::Client, now).1.is_ok());
     }
     assert_eq!(ALLOCATIONS.get() - before, 0);
 }
