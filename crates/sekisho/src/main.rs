@@ -57,6 +57,8 @@ enum Command {
     Sql(commands::sql::SqlArguments),
     /// Who ever met this domain, URL, address or file?
     Touched(commands::search::TouchedArguments),
+    /// Take a user out of the record for good.
+    Erase(commands::erase::EraseArguments),
     /// Why would this be decided so? Every rule that was read, and what it waited for.
     Explain(commands::explain::ExplainArguments),
     /// What would a policy have decided differently about recorded traffic?
@@ -110,6 +112,7 @@ fn run(arguments: Arguments) -> anyhow::Result<ExitCode> {
         Command::Reference(arguments) => commands::reference::reference(&data, &arguments),
         Command::Sql(arguments) => commands::sql::sql(&data, &arguments),
         Command::Touched(arguments) => commands::search::touched(&data, &arguments),
+        Command::Erase(arguments) => commands::erase::erase(&data, &arguments),
         Command::Explain(arguments) => commands::explain::explain(&data, &arguments),
         Command::Replay(arguments) => commands::explain::replay(&data, &arguments),
         Command::Scan(arguments) => commands::scan::scan(&arguments),

@@ -63,6 +63,9 @@ pub enum Request {
     Touched {
         indicators: Vec<String>,
     },
+    Erase {
+        user: String,
+    },
     Explain {
         gate: Gate,
         host: String,
@@ -159,6 +162,7 @@ impl Operations {
             }
             Request::Follow { expression, after } => self.follow(&expression, after),
             Request::Touched { indicators } => self.touched(&indicators),
+            Request::Erase { user } => Ok(serde_json::to_value(self.store.erase(&user)?)?),
             Request::Explain { gate, host, scheme, port, path, method, query_type, user, source } => {
                 let asked = Asked { gate, host, scheme, port, path, method, query_type, user, source };
                 Ok(serde_json::to_value(explain(&self.checkpoint, &asked))?)

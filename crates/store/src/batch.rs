@@ -42,6 +42,16 @@ pub(crate) fn encode(events: &[Event], first: i64, redaction: &Redaction) -> Res
     RecordBatch::try_new(Arc::new(Schema::new(fields)), arrays).map_err(Error::arrow("form a batch of events"))
 }
 
+/// A batch with consecutive ids from `first` in the place of its own.
+pub(crate) fn with_ids(batch: &RecordBatch, first: i64) -> Result<RecordBatch> {
+    let mut columns = batch.columns().to_vec();
+    let place = batch.schema_ref().index_of(schema::EVENT_ID).map_err(Error::arrow("number the events of the spool"))?;
+    if let Some(ids) = columns.get_mut(place) {
+        *ids = Arc::new(Int64Array::from_iter_values((first..).take(batch.num_rows())));
+    }
+    RecordBatch::try_new(batch.schema(), columns).map_err(Error::arrow("number the events of the spool"))
+}
+
 fn class_uid(class: Class) -> i32 {
     i32::try_from(class.uid()).unwrap_or_default()
 }

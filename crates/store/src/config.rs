@@ -23,8 +23,11 @@ pub struct StoreConfig {
     /// Events in one log segment before it is sealed to Parquet.
     pub seal_events: usize,
     pub seal_after_seconds: u64,
-    /// Events held in memory by the queue towards the writer; what comes beyond is counted as a gap.
+    /// Events held in memory by the queue towards the writer; what comes beyond goes to the spool.
     pub queue_events_max: usize,
+    /// Bytes of the spool on disk, where events wait that the queue did not take; what comes beyond is counted as a gap. 0
+    /// keeps no spool.
+    pub spool_bytes_max: u64,
     /// Events that are durable in the log but not yet sealed; beyond it the disk is treated as full.
     pub unsealed_events_max: usize,
     /// How often small files are merged and old ones removed.
@@ -34,6 +37,8 @@ pub struct StoreConfig {
     pub retention: Retention,
     pub disk_full: DiskFull,
     pub redaction: Redaction,
+    /// Keep a Delta log beside the files of events, for engines that read Delta tables.
+    pub delta_log: bool,
 }
 
 /// How long what is kept. Whole days are removed, never single events.
@@ -48,6 +53,9 @@ pub struct Retention {
     pub sighting_days: u32,
     /// Bytes of sealed files; the oldest day of events goes first. 0 is no bound.
     pub bytes_max: u64,
+    /// Per cent of the disk in use beyond which the oldest day of events goes, where the store has the larger part of what is
+    /// used: on a disk that others fill it would only lose the record. 0 is no bound.
+    pub disk_percent_max: u8,
 }
 
 /// What happens to events that the disk does not take. Each mode counts what is lost in a gap event.
@@ -84,6 +92,8 @@ impl Default for StoreConfig {
             seal_events: 500_000,
             seal_after_seconds: 60,
             queue_events_max: 65_536,
+            // Some ten million events: minutes of a gate at full speed.
+            spool_bytes_max: 1 << 30,
             unsealed_events_max: 2_000_000,
             maintain_every_seconds: 3_600,
             // The evaluation's "10 min, longer than any query".
@@ -91,13 +101,14 @@ impl Default for StoreConfig {
             retention: Retention::default(),
             disk_full: DiskFull::default(),
             redaction: Redaction::default(),
+            delta_log: false,
         }
     }
 }
 
 impl Default for Retention {
     fn default() -> Self {
-        Retention { traffic_days: 90, email_days: 400, finding_days: 400, sighting_days: 730, bytes_max: 0 }
+        Retention { traffic_days: 90, email_days: 400, finding_days: 400, sighting_days: 730, bytes_max: 0, disk_percent_max: 85 }
     }
 }
 
@@ -113,6 +124,7 @@ impl StoreConfig {
         bounded(self.seal_events >= self.commit_events, "seal_events", "at least commit_events")?;
         bounded(self.queue_events_max >= 1, "queue_events_max", "at least 1")?;
         bounded(self.unsealed_events_max >= self.seal_events, "unsealed_events_max", "at least seal_events")?;
+        bounded(self.retention.disk_percent_max <= 100, "retention.disk_percent_max", "at most 100")?;
         // The upper bit is the sign of the stored integer.
         bounded(self.node < 1 << 15, "node", "below 32768")?;
         match self.redaction.columns.iter().find(|name| schema::column(name).is_none()) {

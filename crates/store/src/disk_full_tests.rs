@@ -123,9 +123,99 @@ fn evicting_makes_room_by_the_oldest_day() {
 }
 
 #[test]
-fn an_overflowing_queue_is_counted_and_recording_never_waits() {
+fn a_disk_over_its_watermark_loses_its_oldest_days_but_never_today() {
+    let (directory, disk) = (tempfile::tempdir().unwrap(), Arc::new(Disk::default()));
+    let store = open(directory.path(), &disk, StoreConfig::default());
+    (1..=4).for_each(|number| store.record(event(number)));
+    store.seal().unwrap();
+    let now = Timestamp::from_seconds(4 * 86_400 + 60);
+    let sealed = || store.stats().bytes;
+    // The store alone fills nine tenths of this disk; without one day it is below the watermark.
+    let disk_bytes = sealed() * 10 / 9;
+    store.relieve_disk(now, || Ok((disk_bytes - sealed(), disk_bytes))).unwrap();
+    assert_eq!(all(&store).len(), 3);
+    store.relieve_disk(now, || Ok((0, sealed()))).unwrap();
+    let days = all(&store).iter().map(|event| event.time.seconds() / 86_400).collect::<Vec<_>>();
+    assert_eq!(days, [4], "today's events stay however full the disk is");
+}
+
+#[test]
+fn an_overflowing_queue_goes_to_the_spool_and_loses_nothing() {
     let (directory, disk) = (tempfile::tempdir().unwrap(), Arc::new(Disk::default()));
     let small = StoreConfig { queue_events_max: 8, commit_events: 4, ..StoreConfig::default() };
+    let store = open(directory.path(), &disk, small.clone());
+    let held = disk.gate.lock().unwrap();
+    (1..=100).for_each(|number| store.record(event(number)));
+    assert!(store.stats().spooled_events > 0);
+    drop(held);
+    store.flush().unwrap();
+    let numbers = |events: &[Event]| {
+        let number = |event: &Event| event.facts.get(FieldId::Reference)?.as_text()?.parse::<i64>().ok();
+        let mut numbers = events.iter().filter_map(number).collect::<Vec<_>>();
+        numbers.sort_unstable();
+        numbers
+    };
+    let check = |store: &Store| {
+        assert_eq!(numbers(&all(store)), (1..=100).collect::<Vec<_>>());
+        assert_eq!((store.stats().lost_events, store.stats().spooled_events), (0, 0));
+    };
+    check(&store);
+    store.seal().unwrap();
+    check(&store);
+    drop(store);
+    check(&open(directory.path(), &disk, small));
+    assert_eq!(std::fs::read_dir(directory.path().join("spool")).unwrap().count(), 0);
+}
+
+#[test]
+fn what_a_crash_left_in_the_spool_is_taken_up_once() {
+    let (directory, disk) = (tempfile::tempdir().unwrap(), Arc::new(Disk::default()));
+    let small = StoreConfig { queue_events_max: 8, commit_events: 4, ..StoreConfig::default() };
+    let store = open(directory.path(), &disk, small.clone());
+    let held = disk.gate.lock().unwrap();
+    (1..=60).for_each(|number| store.record(event(number)));
+    // The spool's thread needs no gate; once its files hold all that the queue did not take, they are what a crash leaves.
+    let spool = directory.path().join("spool");
+    let copy = tempfile::tempdir().unwrap();
+    let waiting = store.stats().spooled_events;
+    let frames = || std::fs::read_dir(&spool).unwrap().flat_map(|entry| crate::wal::frames(&entry.unwrap().path()).unwrap());
+    let spooled = || frames().flat_map(|(batches, _)| batches).map(|batch| batch.num_rows() as u64).sum::<u64>();
+    while spooled() < waiting {
+        std::thread::yield_now();
+    }
+    for entry in std::fs::read_dir(&spool).unwrap() {
+        let path = entry.unwrap().path();
+        std::fs::copy(&path, copy.path().join(path.file_name().unwrap())).unwrap();
+    }
+    drop(held);
+    store.flush().unwrap();
+    store.seal().unwrap();
+    drop(store);
+    // As if the unlinking had not reached the disk: the log has taken these frames up already.
+    for entry in std::fs::read_dir(copy.path()).unwrap() {
+        let path = entry.unwrap().path();
+        std::fs::copy(&path, spool.join(path.file_name().unwrap())).unwrap();
+    }
+    let store = open(directory.path(), &disk, small.clone());
+    store.flush().unwrap();
+    assert_eq!(all(&store).len(), 60);
+    drop(store);
+    // As if the crash had come before anything was taken up: a new directory with the spool alone.
+    let fresh = tempfile::tempdir().unwrap();
+    std::fs::create_dir(fresh.path().join("spool")).unwrap();
+    for entry in std::fs::read_dir(copy.path()).unwrap() {
+        let path = entry.unwrap().path();
+        std::fs::copy(&path, fresh.path().join("spool").join(path.file_name().unwrap())).unwrap();
+    }
+    let store = open(fresh.path(), &disk, small);
+    store.flush().unwrap();
+    assert_eq!(all(&store).len() as u64, waiting);
+}
+
+#[test]
+fn without_a_spool_an_overflowing_queue_is_counted_and_recording_never_waits() {
+    let (directory, disk) = (tempfile::tempdir().unwrap(), Arc::new(Disk::default()));
+    let small = StoreConfig { queue_events_max: 8, commit_events: 4, spool_bytes_max: 0, ..StoreConfig::default() };
     let store = open(directory.path(), &disk, small);
     let held = disk.gate.lock().unwrap();
     (1..=100).for_each(|number| store.record(event(number)));

@@ -61,6 +61,9 @@ pub(crate) struct Manifest {
     /// Every event up to this id is in a sealed file or was retained away.
     pub sealed_through: i64,
     pub files: Vec<Arc<SealedFile>>,
+    /// The last frame of the spool that is in a sealed file.
+    #[serde(default)]
+    pub spooled_through: u64,
     /// Inputs of merges, no longer part of the store, and when they ceased to be.
     pub doomed: Vec<(String, Timestamp)>,
 }
@@ -188,6 +191,10 @@ fn remove_orphans(directory: &Path, known: &HashSet<PathBuf>) -> Result<()> {
     let entries = std::fs::read_dir(directory).map_err(Error::io("list", directory))?;
     for entry in entries {
         let path = entry.map_err(Error::io("list", directory))?.path();
+        // The log for Delta readers stands among the events and is no sealed file.
+        if path.file_name().is_some_and(|name| name == crate::delta::DIRECTORY) {
+            continue;
+        }
         if path.is_dir() {
             remove_orphans(&path, known)?;
         } else if !known.contains(&path) && !is_filter_of(&path, known) {

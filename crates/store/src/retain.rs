@@ -58,6 +58,13 @@ fn over_bytes(files: &[&SealedFile], bytes_max: u64) -> Vec<String> {
     over
 }
 
+/// Whether a disk of so many free bytes in all is fuller than it may be, and the store's own bytes are the larger part of it.
+pub(crate) fn is_over_watermark((free, all): (u64, u64), own: u64, percent_max: u8) -> bool {
+    let used = all.saturating_sub(free);
+    let bound = u128::from(all) * u128::from(percent_max) / 100;
+    percent_max > 0 && u128::from(used) > bound && own > used / 2
+}
+
 /// The files of the oldest day of events, to make room on a full disk.
 pub(crate) fn oldest_day(manifest: &Manifest) -> Vec<String> {
     let events = || manifest.files.iter().filter(|file| file.kind == FileKind::Events);
@@ -89,6 +96,14 @@ mod tests {
         let manifest = Manifest { files, ..Manifest::default() };
         let now = Timestamp::from_seconds(200 * 86_400);
         assert_eq!(expired(&manifest, &Retention::default(), now), ["Events-4003-109"]);
+    }
+
+    #[test]
+    fn only_a_disk_that_the_store_itself_fills_is_relieved() {
+        assert!(is_over_watermark((14, 100), 50, 85));
+        assert!(!is_over_watermark((15, 100), 50, 85), "at the bound");
+        assert!(!is_over_watermark((5, 100), 40, 85), "others fill it");
+        assert!(!is_over_watermark((0, 100), 100, 0), "without a bound");
     }
 
     #[test]

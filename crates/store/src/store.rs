@@ -8,12 +8,14 @@ use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64, Ordering};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, SyncSender, TrySendError, channel, sync_channel};
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
 use std::thread::JoinHandle;
-use std::time::{Duration, SystemTime};
+use std::time::{Duration, Instant, SystemTime};
 
 use model::{Event, EventId, Recorder, Timestamp};
 
 use crate::compact::{self, Compacted};
 use crate::config::StoreConfig;
+use crate::day::Day;
+use crate::erase::{self, Erased};
 use crate::lake::Lake;
 use crate::manifest::{self, FileKind, Manifest, SealedFile};
 use crate::query::{self, Query};
@@ -21,14 +23,18 @@ use crate::reader;
 use crate::retain::{self, Retained};
 use crate::sighting::Sighting;
 use crate::snapshot::{self, Snapshot};
+use crate::spool::{self, OVERFLOW_EVENTS_MAX, Spool};
 use crate::tail::{TailSegment, View};
 use crate::touched::{self, Indicator};
 use crate::wal::{self, OpenSegment};
 use crate::writer::{Message, Writer};
-use crate::{Error, Result, disk, seal};
+use crate::{Error, Result, delta, disk, seal};
 
 /// A restart comes with many clients; tidying can wait until they are served.
 const FIRST_MAINTENANCE_WAIT: Duration = Duration::from_secs(60);
+
+/// How often the disk is looked at: a disk fills in minutes, not seconds, at the rates of a gate.
+const WATERMARK_WAIT: Duration = Duration::from_secs(60);
 
 /// The pause before a failed seal is tried again.
 const SEAL_RETRY_WAIT: Duration = Duration::from_secs(2);
@@ -42,6 +48,8 @@ pub struct Store {
 struct Inner {
     shared: Arc<Shared>,
     messages: SyncSender<Message>,
+    /// Towards the spool; dropped to end its thread.
+    overflow: Mutex<Option<SyncSender<Event>>>,
     /// Dropped to end the keeper.
     keeper: Mutex<Option<Sender<()>>>,
     threads: Mutex<Vec<JoinHandle<()>>>,
@@ -53,6 +61,8 @@ pub struct Stats {
     /// Events that can be searched.
     pub events: u64,
     pub unsealed_events: u64,
+    /// Events that the queue did not take and that wait in the spool.
+    pub spooled_events: u64,
     /// Bytes of sealed files and of the log.
     pub bytes: u64,
     pub files: u64,
@@ -74,6 +84,7 @@ pub struct Stats {
 pub(crate) struct Shared {
     pub config: StoreConfig,
     pub lake: Lake,
+    pub spool: Spool,
     view: RwLock<View>,
     /// Lost events that no gap event tells of yet.
     pub gap_pending: AtomicU64,
@@ -108,23 +119,38 @@ impl Store {
         let manifest = manifest::recover(&config.directory)?;
         let segments = replay(&config, &manifest)?;
         let next_sequence = next_sequence(&config, &manifest, &segments);
-        let shared = Arc::new(Shared::new(config, manifest, segments.clone(), lock));
+        let taken = segments.iter().map(|segment| segment.read().spooled_through).fold(manifest.spooled_through, u64::max);
+        let spool = Spool::open(config.directory.join("spool"), taken)?;
+        let shared = Arc::new(Shared::new(config, manifest, segments.clone(), spool, lock));
         let (messages, received) = sync_channel(shared.config.queue_events_max);
         let (jobs, work) = channel();
         for segment in segments {
             // The receiver is in hand, so this cannot fail.
             let _ = jobs.send(Job { segment: Some(segment), reply: None });
         }
-        let writer = Writer { shared: Arc::clone(&shared), jobs, open, next_sequence, current: None, pending: Vec::new() };
+        let writer = Writer {
+            shared: Arc::clone(&shared),
+            jobs,
+            open,
+            next_sequence,
+            current: None,
+            pending: Vec::new(),
+            absorb_from: Instant::now(),
+            has_room: false,
+        };
         let (sealer, keeper) = (Arc::clone(&shared), Arc::clone(&shared));
+        let spooler = Arc::clone(&shared);
         let (keeping, kept) = channel();
+        let (overflow, overflowing) = sync_channel(OVERFLOW_EVENTS_MAX);
         let threads = vec![
             spawn("store-writer", move || writer.run(&received))?,
             spawn("store-sealer", move || run_sealer(&sealer, &work))?,
+            spawn("store-spooler", move || spool::run(&spooler, &overflowing))?,
             spawn("store-keeper", move || run_keeper(&keeper, &kept))?,
         ];
         let (keeper, threads) = (Mutex::new(Some(keeping)), Mutex::new(threads));
-        Ok(Store { inner: Arc::new(Inner { shared, messages, keeper, threads }) })
+        let overflow = Mutex::new(Some(overflow));
+        Ok(Store { inner: Arc::new(Inner { shared, messages, overflow, keeper, threads }) })
     }
 
     /// Waits until everything recorded so far is durable and visible.
@@ -177,7 +203,9 @@ impl Store {
     pub fn retain(&self, now: Timestamp) -> Result<Retained> {
         let shared = &self.inner.shared;
         let expired = retain::expired(&shared.view().manifest, &shared.config.retention, now);
-        shared.remove(&expired)
+        let retained = shared.remove(&expired)?;
+        shared.follow_in_delta(now)?;
+        Ok(retained)
     }
 
     /// Merges the small files of past days, and of today where it pays; inputs whose grace is over are deleted.
@@ -185,7 +213,20 @@ impl Store {
         let shared = &self.inner.shared;
         let compacted = shared.compact(now)?;
         shared.remove_doomed(now)?;
+        shared.follow_in_delta(now)?;
         Ok(compacted)
+    }
+
+    /// Removes every event and sighting of a user that was recorded before, from the disk as well. Whoever reads the files
+    /// without the store may hold them open a moment longer.
+    pub fn erase(&self, user: &str) -> Result<Erased> {
+        self.seal()?;
+        self.inner.shared.erase(user)
+    }
+
+    #[cfg(test)]
+    pub(crate) fn relieve_disk(&self, now: Timestamp, space: impl Fn() -> std::io::Result<(u64, u64)>) -> Result<()> {
+        self.inner.shared.relieve_disk(now, space)
     }
 
     /// Makes everything durable and ends the threads. Other clones of the handle record no more.
@@ -199,17 +240,37 @@ impl Store {
 impl Recorder for Store {
     /// Never waits. The id of the event is assigned by the writer, whatever it holds.
     fn record(&self, event: Event) {
-        if let Err(TrySendError::Full(_) | TrySendError::Disconnected(_)) = self.inner.messages.try_send(Message::Event(event)) {
-            self.inner.shared.count_gap(1);
+        match self.inner.messages.try_send(Message::Event(event)) {
+            Err(TrySendError::Full(Message::Event(event))) => self.inner.overflow(event),
+            Err(_) => self.inner.shared.count_gap(1),
+            Ok(()) => {}
         }
     }
 }
 
 impl Inner {
+    /// The queue is full: the event goes to the spool, or is counted as lost.
+    fn overflow(&self, event: Event) {
+        let is_kept = self.shared.config.spool_bytes_max > 0 && {
+            // Held for the time of a move, by the few who find the queue full.
+            let overflow = self.overflow.lock().unwrap_or_else(PoisonError::into_inner);
+            self.shared.spool.expect();
+            let is_sent = overflow.as_ref().is_some_and(|overflow| overflow.try_send(event).is_ok());
+            if !is_sent {
+                self.shared.spool.settle(1);
+            }
+            is_sent
+        };
+        if !is_kept {
+            self.shared.count_gap(1);
+        }
+    }
+
     fn stop(&self) {
         self.shared.is_stopping.store(true, Ordering::Release);
         // A writer that has ended already needs no word.
         let _ = self.messages.send(Message::Stop);
+        drop(self.overflow.lock().unwrap_or_else(PoisonError::into_inner).take());
         drop(self.keeper.lock().unwrap_or_else(PoisonError::into_inner).take());
         let threads = std::mem::take(&mut *self.threads.lock().unwrap_or_else(PoisonError::into_inner));
         for thread in threads {
@@ -276,8 +337,9 @@ fn next_sequence(config: &StoreConfig, manifest: &Manifest, segments: &[Arc<Tail
 }
 
 impl Shared {
-    fn new(config: StoreConfig, manifest: Manifest, segments: Vec<Arc<TailSegment>>, lock: File) -> Shared {
+    fn new(config: StoreConfig, manifest: Manifest, segments: Vec<Arc<TailSegment>>, spool: Spool, lock: File) -> Shared {
         Shared {
+            spool,
             lake: Lake::new(config.directory.clone()),
             config,
             view: RwLock::new(View { manifest: Arc::new(manifest), segments }),
@@ -383,6 +445,67 @@ impl Shared {
         self.remove(&oldest).map(|retained| retained.files > 0)
     }
 
+    /// Removes the oldest days of events while the disk is over its watermark. Today's events stay.
+    pub fn relieve_disk(&self, now: Timestamp, space: impl Fn() -> std::io::Result<(u64, u64)>) -> Result<()> {
+        loop {
+            let manifest = self.view().manifest;
+            let own = manifest.files.iter().map(|file| file.bytes).sum();
+            let space = space().map_err(Error::io("measure the disk of", &self.config.directory))?;
+            let oldest = retain::oldest_day(&manifest);
+            let is_today = manifest.files.iter().any(|file| file.day == Day::of(now) && oldest.contains(&file.path));
+            if !retain::is_over_watermark(space, own, self.config.retention.disk_percent_max) || oldest.is_empty() || is_today {
+                return Ok(());
+            }
+            tracing::warn!(files = oldest.len(), "the disk is over its watermark: removing the oldest day of events");
+            self.remove(&oldest)?;
+        }
+    }
+
+    /// Writes what the manifest says into the log for Delta readers, where one is kept.
+    fn follow_in_delta(&self, now: Timestamp) -> Result<()> {
+        if self.config.delta_log { delta::follow(&self.config.directory, &self.view().manifest, now) } else { Ok(()) }
+    }
+
+    /// Writes every file that holds a user again, and removes the old ones at once: they are what must go.
+    fn erase(&self, user: &str) -> Result<Erased> {
+        let _merging = self.merging.lock().unwrap_or_else(PoisonError::into_inner);
+        let manifest = self.view().manifest;
+        let mut rewrites = Vec::new();
+        for (number, file) in manifest.files.iter().enumerate() {
+            let name = format!("{}-{}-{}-{number}", file.first_id, file.last_id, manifest.version);
+            rewrites.extend(erase::rewrite(&self.lake, file, user, &name)?);
+        }
+        let gone = rewrites.iter().map(|rewrite| &rewrite.input.path).collect::<HashSet<_>>();
+        let outputs = rewrites.iter().filter_map(|rewrite| rewrite.output.clone()).collect::<Vec<_>>();
+        let doomed = manifest.doomed.iter().map(|(path, _)| path).collect::<HashSet<_>>();
+        // Retention may have removed an input meanwhile; then its rewritten file must not come into being.
+        let lost = std::sync::Mutex::new(Vec::new());
+        let change = |next: &mut Manifest| {
+            let present = next.files.iter().map(|file| file.path.clone()).collect::<HashSet<_>>();
+            next.files.retain(|file| !gone.contains(&file.path));
+            next.doomed.retain(|(path, _)| !doomed.contains(path));
+            let mut lost = lost.lock().unwrap_or_else(PoisonError::into_inner);
+            lost.clear();
+            for rewrite in &rewrites {
+                match &rewrite.output {
+                    Some(output) if present.contains(&rewrite.input.path) => next.files.push(Arc::clone(output)),
+                    Some(output) => lost.push(output.path.clone()),
+                    None => {}
+                }
+            }
+        };
+        self.commit(change, None)?;
+        let lost = lost.into_inner().unwrap_or_else(PoisonError::into_inner);
+        gone.into_iter().chain(doomed).chain(&lost).try_for_each(|path| self.lake.remove(path))?;
+        self.follow_in_delta(Timestamp::from(SystemTime::now()))?;
+        tracing::info!(files = rewrites.len(), written = outputs.len(), "a user was erased from the record");
+        let rows = |is_events: bool| {
+            let of_kind = rewrites.iter().filter(|rewrite| (rewrite.input.kind == FileKind::Events) == is_events);
+            of_kind.map(|rewrite| rewrite.rows).sum()
+        };
+        Ok(Erased { events: rows(true), sightings: rows(false), files: rewrites.len() as u64 })
+    }
+
     /// Merges what is worth merging at a moment.
     fn compact(&self, now: Timestamp) -> Result<Compacted> {
         let _merging = self.merging.lock().unwrap_or_else(PoisonError::into_inner);
@@ -425,6 +548,14 @@ impl Shared {
         Ok(is_replaced)
     }
 
+    fn tidy(&self, now: Timestamp) -> Result<()> {
+        let expired = retain::expired(&self.view().manifest, &self.config.retention, now);
+        self.remove(&expired)?;
+        self.compact(now)?;
+        self.remove_doomed(now)?;
+        self.follow_in_delta(now)
+    }
+
     /// Deletes the inputs of merges whose grace is over.
     fn remove_doomed(&self, now: Timestamp) -> Result<()> {
         let grace = i64::try_from(self.config.grace_seconds).unwrap_or(i64::MAX).saturating_mul(1_000_000);
@@ -448,6 +579,7 @@ impl Shared {
         Stats {
             events: sealed_events + unsealed_events,
             unsealed_events,
+            spooled_events: self.spool.waiting(),
             bytes: files.iter().map(|file| file.bytes).sum::<u64>() + log_bytes,
             files: files.len() as u64,
             filter_bytes: self.lake.filter_bytes() as u64,
@@ -475,15 +607,19 @@ fn run_sealer(shared: &Shared, jobs: &Receiver<Job>) {
 /// Merges small files and removes old ones, first soon after the start and then at intervals.
 fn run_keeper(shared: &Shared, kept: &Receiver<()>) {
     let every = Duration::from_secs(shared.config.maintain_every_seconds.max(1));
-    let mut wait = FIRST_MAINTENANCE_WAIT.min(every);
-    while let Err(RecvTimeoutError::Timeout) = kept.recv_timeout(wait) {
+    let mut due = Instant::now() + FIRST_MAINTENANCE_WAIT.min(every);
+    while let Err(RecvTimeoutError::Timeout) =
+        kept.recv_timeout(due.saturating_duration_since(Instant::now()).min(WATERMARK_WAIT))
+    {
         let now = Timestamp::from(SystemTime::now());
-        let expired = retain::expired(&shared.view().manifest, &shared.config.retention, now);
-        let kept = shared.remove(&expired).and_then(|_| shared.compact(now)).and_then(|_| shared.remove_doomed(now));
+        let mut kept = shared.relieve_disk(now, || disk::space(&shared.config.directory));
+        if Instant::now() >= due {
+            kept = kept.and_then(|()| shared.tidy(now));
+            due = Instant::now() + every;
+        }
         if let Err(error) = kept {
             tracing::warn!(%error, "old or small files could not be tidied");
         }
-        wait = every;
     }
 }
 
@@ -513,10 +649,11 @@ fn seal_job(shared: &Shared, job: &Job) -> Result<()> {
 
 fn seal_segment(shared: &Shared, segment: &Arc<TailSegment>) -> Result<()> {
     let files = seal::write_files(&shared.lake, segment)?.into_iter().map(Arc::new).collect::<Vec<_>>();
-    let last_id = segment.read().last_id;
+    let (last_id, spooled_through) = (segment.read().last_id, segment.read().spooled_through);
     let change = |manifest: &mut Manifest| {
         manifest.files.extend(files.iter().cloned());
         manifest.sealed_through = manifest.sealed_through.max(last_id);
+        manifest.spooled_through = manifest.spooled_through.max(spooled_through);
     };
     shared.commit(change, Some(segment))?;
     shared.last_seal.store(Timestamp::from(SystemTime::now()).0, Ordering::Relaxed);

@@ -6,10 +6,10 @@ use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard};
 
 use arrow::record_batch::RecordBatch;
 
-use crate::Result;
 use crate::batch::Rows;
 use crate::manifest::Manifest;
 use crate::sighting::SightingTable;
+use crate::{Result, spool};
 
 /// One segment of the log as readers see it.
 pub(crate) struct TailSegment {
@@ -25,6 +25,8 @@ pub(crate) struct TailContents {
     pub events: u64,
     pub last_id: i64,
     pub log_bytes: u64,
+    /// The last frame of the spool that is in it, or 0.
+    pub spooled_through: u64,
 }
 
 /// A batch, the bounds of its times and its last id.
@@ -64,6 +66,7 @@ impl TailSegment {
         contents.sightings.add(&bounded.batch)?;
         contents.events += bounded.batch.num_rows() as u64;
         contents.last_id = bounded.last_id;
+        contents.spooled_through = contents.spooled_through.max(spool::marked(&bounded.batch));
         contents.log_bytes += log_bytes;
         contents.batches.push(bounded);
         Ok(())

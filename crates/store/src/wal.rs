@@ -116,6 +116,23 @@ pub(crate) fn read(path: &Path) -> Result<Recovered> {
     Ok(Recovered { batches, whole_bytes: bytes.len() as u64 - torn_bytes, torn_bytes })
 }
 
+/// The batches of each whole frame of a file, and the bytes that each takes.
+pub(crate) fn frames(path: &Path) -> Result<Vec<(Vec<RecordBatch>, u64)>> {
+    let bytes = std::fs::read(path).map_err(Error::io("read", path))?;
+    let (mut rest, mut frames) = (bytes.as_slice(), Vec::new());
+    while let Some((batches, length)) = first_frame(rest) {
+        rest = rest.get(length as usize..).unwrap_or_default();
+        frames.push((batches, length));
+    }
+    Ok(frames)
+}
+
+/// The batches of the first frame, and the bytes that it takes; none where it is torn.
+pub(crate) fn first_frame(bytes: &[u8]) -> Option<(Vec<RecordBatch>, u64)> {
+    let (batches, after) = next_batch(bytes)?;
+    Some((batches, (bytes.len() - after.len()) as u64))
+}
+
 /// The batches of the first frame and what follows it; none where the frame is torn.
 fn next_batch(bytes: &[u8]) -> Option<(Vec<RecordBatch>, &[u8])> {
     let (length, rest) = bytes.split_first_chunk::<4>()?;

@@ -6,13 +6,14 @@ use std::sync::atomic::Ordering;
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender};
 use std::time::{Duration, Instant, SystemTime};
 
+use arrow::record_batch::RecordBatch;
 use model::{Class, Disposition, Event, EventId, Facts, FieldId, Gate, Severity, Timestamp, Value};
 
 use crate::config::DiskFull;
 use crate::store::{Job, Shared};
 use crate::tail::TailSegment;
 use crate::wal::{self, OpenSegment, Segment};
-use crate::{Error, Result, batch};
+use crate::{Error, Result, batch, spool};
 
 /// How long a writer that holds events waits before it tries a full disk again.
 const HOLD_WAIT: Duration = Duration::from_millis(500);
@@ -20,6 +21,9 @@ const HOLD_WAIT: Duration = Duration::from_millis(500);
 /// How long the writer looks away while it gathers. In this time a tenth of the queue comes at the highest rate that all gates
 /// reach together, and a flush waits for it at most.
 const GATHER_SLICE: Duration = Duration::from_millis(10);
+
+/// How long the writer waits for events before it takes a frame of the spool up.
+const SPOOL_WAIT: Duration = Duration::from_millis(1);
 
 /// Log bytes of one segment before it is sealed, however few its events: a quarter of what the offsets of a column reach.
 const SEGMENT_BYTES_MAX: u64 = 512 << 20;
@@ -44,6 +48,10 @@ pub(crate) struct Writer {
     pub next_sequence: i64,
     pub current: Option<Current>,
     pub pending: Vec<Event>,
+    /// When the spool is next looked at; later where the disk refused it.
+    pub absorb_from: Instant,
+    /// The last commit was not full, so the queue was empty when it was made.
+    pub has_room: bool,
 }
 
 /// The segment being written, on disk and in memory.
@@ -62,13 +70,18 @@ enum Next {
 impl Writer {
     pub fn run(mut self, messages: &Receiver<Message>) {
         loop {
+            self.has_room = false;
             let next = match messages.recv_timeout(self.patience()) {
                 Ok(message) => self.receive(message, messages),
-                Err(RecvTimeoutError::Timeout) => Next::Go,
+                Err(RecvTimeoutError::Timeout) => {
+                    self.has_room = true;
+                    Next::Go
+                }
                 Err(RecvTimeoutError::Disconnected) => Next::Stop,
             };
-            // A failure has been counted where it happened; a flush asks for it by name.
+            // A failure has been counted where it happened; a flush asks for it by name. What is spooled stays spooled.
             let _ = self.record_gap();
+            self.absorb_at_leisure();
             if self.is_due() {
                 self.hand_over(None);
             }
@@ -79,11 +92,24 @@ impl Writer {
         }
     }
 
+    /// Takes a frame of the spool up where the queue leaves time for it.
+    fn absorb_at_leisure(&mut self) {
+        if !self.has_room || self.shared.spool.waiting() == 0 || Instant::now() < self.absorb_from {
+            return;
+        }
+        if let Err(error) = self.absorb() {
+            self.shared.degrade(format!("spooled events cannot be written: {error}"));
+            self.absorb_from = Instant::now() + HOLD_WAIT;
+        }
+    }
+
     fn patience(&self) -> Duration {
         let seal_after = Duration::from_secs(self.shared.config.seal_after_seconds);
         let left = self.current.as_ref().map_or(seal_after, |current| seal_after.saturating_sub(current.since.elapsed()));
-        // A gap is told within a second even when no event follows it.
-        left.min(Duration::from_secs(1))
+        // A gap is told within a second even when no event follows it; the spool is taken up as soon as the queue is empty.
+        let until_absorbed = self.absorb_from.saturating_duration_since(Instant::now()).max(SPOOL_WAIT);
+        let longest = if self.shared.spool.waiting() > 0 { until_absorbed } else { Duration::from_secs(1) };
+        left.min(longest)
     }
 
     fn receive(&mut self, message: Message, messages: &Receiver<Message>) -> Next {
@@ -110,6 +136,7 @@ impl Writer {
             }
             let left = deadline.saturating_duration_since(Instant::now());
             if left.is_zero() || self.pending.len() >= self.shared.config.commit_events {
+                self.has_room = self.pending.len() < self.shared.config.commit_events;
                 let _ = self.commit();
                 return Next::Go;
             }
@@ -121,12 +148,12 @@ impl Writer {
         match message {
             Message::Event(event) => self.pending.push(event),
             Message::Flush(reply) => {
-                let done = self.commit().and_then(|()| self.record_gap());
+                let done = self.commit().and_then(|()| self.absorb_all()).and_then(|()| self.record_gap());
                 // Whoever asked may have gone.
                 let _ = reply.send(done);
             }
             Message::Seal(reply) => {
-                let done = self.commit().and_then(|()| self.record_gap());
+                let done = self.commit().and_then(|()| self.absorb_all()).and_then(|()| self.record_gap());
                 match done {
                     Ok(()) => self.hand_over(Some(reply)),
                     failed => drop(reply.send(failed)),
@@ -169,13 +196,56 @@ impl Writer {
     }
 
     fn append(&mut self, events: &[Event]) -> Result<()> {
-        if self.shared.view().unsealed_events() + events.len() as u64 > self.shared.config.unsealed_events_max as u64 {
+        let first = self.first_id(events.len())?;
+        let batch = batch::encode(events, first, &self.shared.config.redaction)?;
+        self.append_batch(batch, first)
+    }
+
+    /// The first of as many ids, where there is room for as many events.
+    fn first_id(&mut self, events: usize) -> Result<i64> {
+        if self.shared.view().unsealed_events() + events as u64 > self.shared.config.unsealed_events_max as u64 {
             return Err(Error::NotDurable("too many events wait to be sealed".to_owned()));
         }
         let first = i64::from(self.shared.config.node) << 48 | self.next_sequence;
         // Ids of a failed commit are not used again: its bytes may have reached the disk after all.
-        self.next_sequence += events.len() as i64;
-        let batch = batch::encode(events, first, &self.shared.config.redaction)?;
+        self.next_sequence += events as i64;
+        Ok(first)
+    }
+
+    /// Takes one frame of the spool up. False where there is none.
+    fn absorb(&mut self) -> Result<bool> {
+        let mut lost = 0;
+        let peeked = self.shared.spool.peek(&mut lost);
+        if lost > 0 {
+            self.shared.count_gap(lost);
+        }
+        let Some(spooled) = peeked? else { return Ok(false) };
+        let first = self.first_id(spooled.batch.num_rows())?;
+        let batch = spool::mark(batch::with_ids(&spooled.batch, first)?, spooled.position)?;
+        self.append_batch(batch, first)?;
+        self.shared.spool.take(&spooled)?;
+        Ok(true)
+    }
+
+    /// Takes up everything that was spooled before this was called.
+    fn absorb_all(&mut self) -> Result<()> {
+        let mut left = self.shared.spool.waiting();
+        while left > 0 && self.shared.spool.waiting() > 0 {
+            let before = self.shared.spool.waiting();
+            if !self.absorb()? {
+                // Still in the memory of the spool's thread.
+                std::thread::sleep(SPOOL_WAIT);
+            }
+            left = left.saturating_sub(before.saturating_sub(self.shared.spool.waiting()));
+            if self.is_due() {
+                self.hand_over(None);
+            }
+        }
+        Ok(())
+    }
+
+    fn append_batch(&mut self, batch: RecordBatch, first: i64) -> Result<()> {
+        let events = batch.num_rows();
         let frame = wal::frame(&batch)?;
         let current = match self.current.take() {
             Some(current) => current,
@@ -188,9 +258,9 @@ impl Writer {
             self.hand_over(None);
             return Err(Error::Io { doing: "append to", path, source });
         }
-        current.events += events.len();
+        current.events += events;
         current.tail.push(batch, frame.len() as u64)?;
-        self.shared.note_commit(events.len() as u64);
+        self.shared.note_commit(events as u64);
         Ok(())
     }
 
