@@ -103,6 +103,7 @@ impl LinkError {
             LinkError::Open(net::Error::Handshake { .. }) => "upstream_handshake",
             LinkError::Open(net::Error::Dial { .. } | net::Error::HostName) => "destination_refused",
             LinkError::Open(net::Error::Resolve { .. } | net::Error::NoAddress) => "upstream_name",
+            LinkError::Open(net::Error::Deadline) => "deadline",
             LinkError::Open(_) => "upstream_unreachable",
             LinkError::Exchange(_) | LinkError::Malformed => "upstream_broke_off",
             LinkError::Deadline => "deadline",
@@ -396,5 +397,16 @@ fn set_host(headers: &mut HeaderMap, origin: &Origin, is_http2: bool) {
     headers.remove(header::HOST);
     if let Ok(value) = http::HeaderValue::from_str(&origin.authority()) {
         headers.insert(header::HOST, value);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_origin_that_is_too_slow_to_connect_is_late_and_not_unreachable() {
+        assert_eq!(LinkError::from(net::Error::Deadline).failure(), "deadline");
+        assert_eq!(LinkError::from(net::Error::NoAddress).failure(), "upstream_name");
     }
 }
