@@ -94,7 +94,7 @@ def start_origin(folder, big_mib, file_mib):
     write_random(root / "file.bin", file_mib)
     config = folder / "nginx.conf"
     config.write_text(
-        f"daemon off; worker_processes 1; pid {folder}/nginx.pid; error_log {folder}/nginx.log;\n"
+        f"daemon off; worker_processes 4; pid {folder}/nginx.pid; error_log {folder}/nginx.log;\n"
         "events { worker_connections 4096; }\n"
         "http { types { text/html html; image/png png; application/octet-stream bin; }\n"
         f" access_log off; client_body_temp_path {folder}/a; proxy_temp_path {folder}/b; fastcgi_temp_path {folder}/c;\n"
