@@ -120,9 +120,13 @@ impl Walk<'_> {
         if let Err(limit) = self.budget.check_time() {
             return self.halt(limit);
         }
-        if let Some(hit) = self.engines.matches_cheaply(bytes) {
-            self.hit = Some((hit, parent.child(name).path));
-            self.halted = true;
+        match self.engines.matches_cheaply(bytes) {
+            Ok(Some(hit)) => {
+                self.hit = Some((hit, parent.child(name).path));
+                self.halted = true;
+            }
+            Ok(None) => {}
+            Err(limit) => return self.halt(limit),
         }
         self.flow()
     }

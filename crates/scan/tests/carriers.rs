@@ -361,3 +361,42 @@ fn damaged_archives_are_total() {
         assert_ne!(scan(&damaged).verdict, Verdict::Unscannable(Unscannable::Crashed));
     }
 }
+
+/// Inputs that once cost a worker its stack or its time, each built to the size at which it did.
+#[test]
+fn small_files_that_ask_for_endless_work_end_soon() {
+    let skippable = b"\x50\x2a\x4d\x18\0\0\0\0".repeat(100_000);
+    assert_eq!(scan(&skippable).verdict, Verdict::Clean, "skippable frames one inside the other's tail");
+
+    let started = std::time::Instant::now();
+    let limits = Limits { time_millis: 200, ..Limits::default() };
+    let begins = " begin 6 y\n".repeat(200_000);
+    assert_eq!(
+        scan_with(limits, begins.as_bytes()).verdict,
+        Verdict::Unscannable(Unscannable::TimeLimit),
+        "empty uuencoded files"
+    );
+    assert_eq!(scan_with(limits, &iso_of_overlapping_directories()).verdict, Verdict::Unscannable(Unscannable::TimeLimit));
+    assert!(started.elapsed() < std::time::Duration::from_secs(30), "{:?}", started.elapsed());
+}
+
+/// One listing of 20,000 directories, each of which is the same listing at another length.
+fn iso_of_overlapping_directories() -> Vec<u8> {
+    const SECTOR_BYTES: usize = 2048;
+    let record = |block: u32, size: u32| {
+        let mut record = vec![0u8; 34];
+        record[0] = 34;
+        record[2..6].copy_from_slice(&block.to_le_bytes());
+        record[10..14].copy_from_slice(&size.to_le_bytes());
+        record[25] = 2;
+        record[32] = 1;
+        record[33] = b'A';
+        record
+    };
+    let listing_bytes = 20_000 * 34u32;
+    let mut image = vec![0u8; 18 * SECTOR_BYTES];
+    image[16 * SECTOR_BYTES..16 * SECTOR_BYTES + 6].copy_from_slice(b"\x01CD001");
+    image[16 * SECTOR_BYTES + 156..][..34].copy_from_slice(&record(18, listing_bytes));
+    image.extend((0..20_000).flat_map(|index| record(18, listing_bytes - 34 * (index % 19_000))));
+    image
+}

@@ -83,19 +83,19 @@ impl Engines {
     }
 
     /// Everything but the rules, which cost a fixed time however few the bytes are.
-    pub(crate) fn matches_cheaply(&self, bytes: &[u8]) -> Option<Hit> {
+    pub(crate) fn matches_cheaply(&self, bytes: &[u8]) -> Result<Option<Hit>, Unscannable> {
         let hit = |engine, signature: &str| Hit { engine, signature: signature.to_owned() };
         if eicar::is_eicar(bytes) {
-            return Some(hit("eicar", "EICAR-Test-File"));
+            return Ok(Some(hit("eicar", "EICAR-Test-File")));
         }
         if let Some(signature) = self.hashes.lookup(bytes) {
-            return Some(hit("hash", signature));
+            return Ok(Some(hit("hash", signature)));
         }
-        self.patterns.find(bytes).map(|signature| hit("ndb", signature))
+        Ok(self.patterns.find(bytes)?.map(|signature| hit("ndb", signature)))
     }
 
     pub(crate) fn matches(&self, bytes: &[u8], time_left: Duration) -> Result<Option<Hit>, Unscannable> {
-        if let Some(hit) = self.matches_cheaply(bytes) {
+        if let Some(hit) = self.matches_cheaply(bytes)? {
             return Ok(Some(hit));
         }
         let rule = self.rules.find(bytes, time_left)?;

@@ -7,6 +7,7 @@ use super::hashes::content_lines;
 use super::pe::Layout;
 use crate::Error;
 use crate::format::detect;
+use crate::report::Unscannable;
 use aho_corasick::{AhoCorasick, MatchKind};
 use std::collections::HashMap;
 
@@ -15,6 +16,9 @@ const ANCHOR_BYTES_MAX: usize = 12;
 const ANCHOR_BYTES_MIN: usize = 2;
 /// Positions tried for one signature at one candidate, so that `*` between common bytes stays linear.
 const STEPS_MAX: u32 = 100_000;
+/// Positions tried in one file, half a second of them: a file may be made of nothing but the anchors of a signature with
+/// `*`. One that needs more was not read to its end and is not called clean.
+const FILE_STEPS_MAX: u64 = 50_000_000;
 
 #[derive(Debug, Clone, PartialEq, Eq)]
 enum Token {
@@ -140,13 +144,14 @@ impl Patterns {
         self.signatures.len()
     }
 
-    pub(crate) fn find(&self, bytes: &[u8]) -> Option<&str> {
-        let finder = self.finder.as_ref()?;
+    pub(crate) fn find(&self, bytes: &[u8]) -> Result<Option<&str>, Unscannable> {
+        let Some(finder) = self.finder.as_ref() else { return Ok(None) };
         let target = target_of(bytes);
         let mut layout: Option<Option<Layout>> = None;
+        let mut left = FILE_STEPS_MAX;
         for found in finder.find_overlapping_iter(bytes) {
-            for index in self.by_anchor.get(found.pattern().as_usize())? {
-                let signature = self.signatures.get(*index)?;
+            for index in self.by_anchor.get(found.pattern().as_usize()).into_iter().flatten() {
+                let Some(signature) = self.signatures.get(*index) else { continue };
                 if signature.target != 0 && signature.target != target {
                     continue;
                 }
@@ -154,12 +159,14 @@ impl Patterns {
                     true => layout.get_or_insert_with(|| Layout::parse(bytes)).as_ref(),
                     false => None,
                 };
-                if signature.matches(bytes, found.start(), layout) {
-                    return Some(&signature.name);
+                let mut steps = STEPS_MAX;
+                if signature.matches(bytes, found.start(), layout, &mut steps) {
+                    return Ok(Some(&signature.name));
                 }
+                left = left.checked_sub(u64::from(STEPS_MAX - steps) + 1).ok_or(Unscannable::TimeLimit)?;
             }
         }
-        None
+        Ok(None)
     }
 }
 
@@ -182,23 +189,28 @@ fn target_of(bytes: &[u8]) -> u8 {
 }
 
 impl Signature {
-    fn matches(&self, bytes: &[u8], anchor: usize, layout: Option<&Layout>) -> bool {
-        let mut steps = STEPS_MAX;
+    fn matches(&self, bytes: &[u8], anchor: usize, layout: Option<&Layout>, steps: &mut u32) -> bool {
         let Some(start) = anchor.checked_sub(self.anchor_at) else { return false };
         let Some(part) = self.parts.get(self.anchor_part) else { return false };
         part.matches_at(bytes, start)
-            && self.forward(bytes, self.anchor_part + 1, start + part.bytes(), &mut steps)
-            && self.backward(bytes, self.anchor_part, start, layout, &mut steps)
+            && self.forward(bytes, self.anchor_part + 1, start + part.bytes(), steps)
+            && self.backward(bytes, self.anchor_part, start, layout, steps)
     }
 
     fn forward(&self, bytes: &[u8], index: usize, end: usize, steps: &mut u32) -> bool {
         let Some(part) = self.parts.get(index) else { return true };
         let first = end.saturating_add(part.gap_min);
         let last = end.saturating_add(part.gap_max).min(bytes.len());
-        (first..=last).any(|at| {
+        for at in first..=last {
             *steps = steps.saturating_sub(1);
-            *steps > 0 && part.matches_at(bytes, at) && self.forward(bytes, index + 1, at + part.bytes(), steps)
-        })
+            if *steps == 0 {
+                return false;
+            }
+            if part.matches_at(bytes, at) && self.forward(bytes, index + 1, at + part.bytes(), steps) {
+                return true;
+            }
+        }
+        false
     }
 
     fn backward(&self, bytes: &[u8], index: usize, start: usize, layout: Option<&Layout>, steps: &mut u32) -> bool {
@@ -206,12 +218,18 @@ impl Signature {
             return self.offset.accepts(start, bytes.len(), layout);
         };
         let Some(part) = self.parts.get(index) else { return false };
-        let Some(last) = start.checked_sub(part.gap_min + previous.bytes()) else { return false };
+        let Some(last) = start.checked_sub(part.gap_min.saturating_add(previous.bytes())) else { return false };
         let first = start.saturating_sub(part.gap_max.saturating_add(previous.bytes()));
-        (first..=last).rev().any(|at| {
+        for at in (first..=last).rev() {
             *steps = steps.saturating_sub(1);
-            *steps > 0 && previous.matches_at(bytes, at) && self.backward(bytes, index - 1, at, layout, steps)
-        })
+            if *steps == 0 {
+                return false;
+            }
+            if previous.matches_at(bytes, at) && self.backward(bytes, index - 1, at, layout, steps) {
+                return true;
+            }
+        }
+        false
     }
 }
 
@@ -389,7 +407,7 @@ mod tests {
     fn finds(signature: &str, bytes: &[u8]) -> bool {
         let mut builder = PatternsBuilder::default();
         builder.add("a.ndb", signature).unwrap();
-        builder.finish().unwrap().find(bytes).is_some()
+        builder.finish().unwrap().find(bytes).unwrap().is_some()
     }
 
     #[test]
@@ -454,6 +472,16 @@ mod tests {
             assert_eq!(finds(signature, &program()), expected, "{signature}");
         }
         assert!(!finds("A:0:EP+0:616263", b"abc"), "no program, no entry point");
+    }
+
+    #[test]
+    fn a_file_made_of_anchors_ends_in_a_limit_and_not_in_hours() {
+        let mut builder = PatternsBuilder::default();
+        builder.add("a.ndb", "A:0:*:61616161*6262*6363").unwrap();
+        let patterns = builder.finish().unwrap();
+        assert_eq!(patterns.find(&b"a".repeat(400_000)), Err(Unscannable::TimeLimit));
+        assert_eq!(patterns.find(&b"a".repeat(1_000)), Ok(None));
+        assert!(!finds("A:0:*:6162{18446744073709551615}63646566", b"ab-cdef"), "a gap longer than any file");
     }
 
     #[test]

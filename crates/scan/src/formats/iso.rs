@@ -25,6 +25,12 @@ pub(crate) fn open(walk: &mut Walk<'_>, node: &Node, bytes: &[u8]) -> Step {
     let mut directories: Vec<(u32, u32)> = roots(bytes);
     let mut is_whole = !directories.is_empty();
     while let Some(directory) = directories.pop() {
+        // A directory is an entry too: extents may overlap, so that an image holds as many directories as records, each as
+        // long as the image.
+        if let Err(limit) = walk.budget.enter() {
+            let _ = walk.halt(limit);
+            return Ok(());
+        }
         let Some(listing) = extent(bytes, directory).filter(|listing| listing.len() <= DIRECTORY_BYTES_MAX) else {
             is_whole = false;
             continue;

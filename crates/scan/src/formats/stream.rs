@@ -68,7 +68,11 @@ pub(crate) fn bzip2(walk: &mut Walk<'_>, node: &Node, bytes: &[u8]) -> Step {
 }
 
 pub(crate) fn xz(walk: &mut Walk<'_>, node: &Node, bytes: &[u8]) -> Step {
-    one(walk, node, &mut lzma_rust2::XzReader::new_mem_limit(bytes, true, DICTIONARY_KIB_MAX))
+    one(walk, node, &mut xz_reader(bytes))
+}
+
+pub(crate) fn xz_reader(packed: &[u8]) -> lzma_rust2::XzReader<&[u8]> {
+    lzma_rust2::XzReader::new_mem_limit(packed, true, DICTIONARY_KIB_MAX)
 }
 
 pub(crate) fn lzip(walk: &mut Walk<'_>, node: &Node, bytes: &[u8]) -> Step {
@@ -146,9 +150,14 @@ pub(crate) fn zip_lzma(packed: &[u8], plain_bytes: Option<u64>) -> Option<Box<dy
     Some(Box::new(reader))
 }
 
-/// A frame or a skippable frame (RFC 8878 sections 3.1.1 and 3.1.2).
+/// A frame, behind any number of skippable frames (RFC 8878 sections 3.1.1 and 3.1.2). They are walked in a loop: a file can
+/// hold more of them than a stack can.
 pub(crate) fn is_zstd(bytes: &[u8]) -> bool {
-    bytes.starts_with(b"\x28\xb5\x2f\xfd") || skippable(bytes).is_some_and(|frame| bytes.get(frame..).is_some_and(is_zstd))
+    let mut rest = bytes;
+    while let Some(frame) = skippable(rest) {
+        rest = rest.get(frame..).unwrap_or_default();
+    }
+    rest.starts_with(b"\x28\xb5\x2f\xfd")
 }
 
 fn skippable(bytes: &[u8]) -> Option<usize> {

@@ -298,6 +298,10 @@ fn number_run(run: &[u8]) -> (Vec<u8>, usize) {
 fn unix_encoded(walk: &mut Walk<'_>, node: &Node, bytes: &[u8]) -> Flow {
     let mut rest = bytes;
     while let Some(start) = find(rest, b"begin ") {
+        // Each one is read to the end of the file, and one that holds nothing is charged to no other bound.
+        if let Err(limit) = walk.budget.check_time() {
+            return walk.halt(limit);
+        }
         rest = rest.get(start + b"begin ".len()..).unwrap_or_default();
         let mut lines = rest.split(|byte| *byte == b'\n').map(|line| line.strip_suffix(b"\r").unwrap_or(line));
         let head = lines.next().map(String::from_utf8_lossy).unwrap_or_default();

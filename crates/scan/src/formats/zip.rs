@@ -143,7 +143,7 @@ fn decoder<'b>(method: u16, packed: &'b [u8], entry: &Entry) -> Option<Box<dyn R
         12 => Box::new(bzip2::bufread::BzDecoder::new(packed)),
         14 => super::stream::zip_lzma(bounded, entry.plain_size())?,
         20 | 93 => super::stream::zstd_reader(bounded)?,
-        95 => Box::new(lzma_rust2::XzReader::new(bounded, true)),
+        95 => Box::new(super::stream::xz_reader(bounded)),
         98 => Box::new(ppmd(bounded, entry.plain_size()?)?),
         _ => return None,
     })
@@ -242,7 +242,7 @@ fn central_entry(bytes: &[u8], at: usize, base: usize) -> Option<(Option<Entry>,
     }
     let header = usize::try_from(header).ok().and_then(|header| header.checked_add(base));
     let entry = header.and_then(|header| {
-        let local = local_entry(bytes, header)?;
+        let local = local_header(bytes, header)?;
         Some(Entry {
             name: String::from_utf8_lossy(bytes.get(name_at..name_at + name_bytes)?).into_owned(),
             flags: read_u16(bytes, at + 8)? | local.flags,
@@ -271,28 +271,42 @@ fn zip64_fields(extra: &[u8]) -> Vec<u64> {
     Vec::new()
 }
 
-fn local_entry(bytes: &[u8], header: usize) -> Option<Entry> {
+/// Where a local header's parts stand.
+struct Local {
+    flags: u16,
+    method: u16,
+    name: Range<usize>,
+    data: usize,
+}
+
+/// Copies nothing, since a directory may name one local header for all of its entries.
+fn local_header(bytes: &[u8], header: usize) -> Option<Local> {
     if !bytes.get(header..)?.starts_with(LOCAL) {
         return None;
     }
-    let flags = read_u16(bytes, header + 6)?;
-    let packed_bytes = u64::from(read_u32(bytes, header + 18)?);
     let name_bytes = usize::from(read_u16(bytes, header + 26)?);
     let extra_bytes = usize::from(read_u16(bytes, header + 28)?);
-    let name_at = header + LOCAL_BYTES;
-    let extra = bytes.get(name_at + name_bytes..name_at + name_bytes + extra_bytes)?;
-    let wide = zip64_fields(extra).get(1).copied();
-    let known = flags & FLAG_SIZES_FOLLOW == 0 || packed_bytes != 0;
+    let name = header + LOCAL_BYTES..header + LOCAL_BYTES + name_bytes;
+    let data = name.end + extra_bytes;
+    bytes.get(name.end..data)?;
+    Some(Local { flags: read_u16(bytes, header + 6)?, method: read_u16(bytes, header + 8)?, name, data })
+}
+
+fn local_entry(bytes: &[u8], header: usize) -> Option<Entry> {
+    let local = local_header(bytes, header)?;
+    let packed_bytes = u64::from(read_u32(bytes, header + 18)?);
+    let wide = zip64_fields(bytes.get(local.name.end..local.data)?).get(1).copied();
+    let known = local.flags & FLAG_SIZES_FOLLOW == 0 || packed_bytes != 0;
     Some(Entry {
-        name: String::from_utf8_lossy(bytes.get(name_at..name_at + name_bytes)?).into_owned(),
-        flags,
-        method: read_u16(bytes, header + 8)?,
-        method_local: read_u16(bytes, header + 8)?,
+        name: String::from_utf8_lossy(bytes.get(local.name)?).into_owned(),
+        flags: local.flags,
+        method: local.method,
+        method_local: local.method,
         plain_bytes: u64::from(read_u32(bytes, header + 22)?),
         packed_bytes: if packed_bytes == SEE_ZIP64 { wide.unwrap_or(packed_bytes) } else { packed_bytes },
         size_known: known,
         header,
-        data: name_at + name_bytes + extra_bytes,
+        data: local.data,
     })
 }
 
