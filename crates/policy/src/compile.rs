@@ -148,6 +148,11 @@ impl<'d> Compiler<'d> {
                 let message = format!("the rule \"{}\" has the same precedence", other.name);
                 self.problems.push(Problem::new(message).placed(place(rule, "precedence")));
             }
+            // The hosted API takes zero and then differs from what was written for ever (CX-08).
+            if rule.precedence.is_some_and(|precedence| precedence < 1) {
+                let problem = Problem::new("a precedence below 1").expected("1 or more");
+                self.problems.push(problem.placed(place(rule, "precedence")));
+            }
             if rule.name.trim().is_empty() {
                 self.problems.push(Problem::new("a rule has no name").placed(place(rule, "name")));
             }

@@ -3,6 +3,7 @@
 //! recursive and bounded: any text gives an expression or a problem.
 
 mod literal;
+mod quantifier;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -176,49 +177,6 @@ impl<'a> Parser<'a> {
             }
             _ => self.comparison(),
         }
-    }
-
-    fn quantified(&mut self, over: Over) -> Result<Expression, Problem> {
-        let at = self.offset();
-        self.advance();
-        self.require("(")?;
-        self.quantifier = Some(over);
-        let inner = self.deeper(Parser::element_test);
-        self.quantifier = None;
-        let inner = inner?;
-        self.require(")")?;
-        match inner {
-            Some(expression) => Ok(expression),
-            None => Err(Problem::new("nothing in here runs over an array").at(self.source, at).expected("`field[*]`")),
-        }
-    }
-
-    /// The one comparison inside a quantifier; none where it does not run over an array. `any(not x)` is `not all(x)`.
-    fn element_test(&mut self) -> Result<Option<Expression>, Problem> {
-        if self.takes_any("!", "not") {
-            let flipped = match self.quantifier {
-                Some(Over::Any) => Over::All,
-                _ => Over::Any,
-            };
-            self.quantifier = Some(flipped);
-            let inner = self.deeper(Parser::element_test)?;
-            return Ok(inner.map(|inner| Expression::Not(Box::new(inner))));
-        }
-        if self.takes("(") {
-            let inner = self.deeper(Parser::element_test)?;
-            self.require(")")?;
-            return Ok(inner);
-        }
-        if let Token::Word("any" | "all") = self.peek() {
-            return Err(self.unexpected("one comparison with `[*]`; `any` and `all` do not nest"));
-        }
-        let expression = self.comparison()?;
-        let runs = match &expression {
-            Expression::Comparison(comparison) => comparison.over != Over::One,
-            Expression::Not(inner) => matches!(&**inner, Expression::Comparison(comparison) if comparison.over != Over::One),
-            _ => false,
-        };
-        Ok(runs.then_some(expression))
     }
 
     fn comparison(&mut self) -> Result<Expression, Problem> {

@@ -113,6 +113,8 @@ impl Import {
             "URL" => Kind::Url,
             "IP" => Kind::Ip,
             "EMAIL" => Kind::Email,
+            "CATEGORY" => Kind::Int,
+            "LOCATION" => Kind::Text,
             other => {
                 let message = format!("lists of type {other} compare what this edge does not know");
                 return self.report.left_behind.push(remark(&subject, message));
@@ -144,7 +146,13 @@ impl Import {
         }
         let name = source.name.clone().unwrap_or_default();
         let subject = format!("rule \"{name}\"");
-        let filter = source.filters.iter().flatten().next().map_or("", String::as_str);
+        let layers = source.filters.as_deref().unwrap_or_default();
+        if layers.len() > 1 {
+            let message = format!("names the layers {}; a rule has one (GW-003)", layers.join(" and "));
+            self.report.left_behind.push(remark(&subject, message));
+            return None;
+        }
+        let filter = layers.first().map_or("", String::as_str);
         let written = source.action.as_deref().unwrap_or_default();
         let Some(action) = Action::ALL.iter().copied().find(|action| action.as_str() == written) else {
             self.report.left_behind.push(remark(&subject, format!("there is no action `{written}` here")));
@@ -168,8 +176,14 @@ impl Import {
         rule.device_posture = source.device_posture.clone().unwrap_or_default();
         rule.enabled = source.enabled.unwrap_or(true);
         rule.schedule = schedule(&source.schedule);
-        let expires = object(&source.expiration).and_then(|expiration| expiration.get("expires_at")?.as_str());
-        rule.expires = expires.map(str::to_owned);
+        let expiration = object(&source.expiration);
+        rule.expires = expiration.and_then(|expiration| expiration.get("expires_at")?.as_str()).map(str::to_owned);
+        if expiration
+            .is_some_and(|expiration| expiration.get("duration").and_then(Value::as_i64).is_some_and(|minutes| minutes > 0))
+        {
+            let message = "its setting `expiration.duration`: there is no call that resets an end; write a new one (GW-008)";
+            self.report.left_behind.push(remark(&subject, message));
+        }
         let (settings, lost) = settings::settings(gate, action, &source.rule_settings);
         rule.settings = settings;
         for (setting, reason) in lost {
@@ -327,11 +341,15 @@ const fn ends_evaluation(action: Action) -> bool {
     )
 }
 
-/// The text of a list's item, which is a text or an object with a `value`.
+/// The text of a list's item, which is a text, a number (categories), or an object with a `value`.
 fn item(value: Value) -> Option<String> {
     match value {
         Value::String(text) => Some(text),
-        Value::Object(object) => object.get("value")?.as_str().map(str::to_owned),
+        Value::Number(number) => Some(number.to_string()),
+        Value::Object(mut object) => match object.remove("value")? {
+            Value::Object(_) => None,
+            value => item(value),
+        },
         _ => None,
     }
 }

@@ -18,7 +18,7 @@ impl Parser<'_> {
     pub(super) fn int_range(&mut self) -> Result<(i64, i64), Problem> {
         if let Token::Word(word) = self.peek()
             && let Some((first, last)) = word.split_once("..")
-            && let (Ok(first), Ok(last)) = (first.parse::<i64>(), last.parse::<i64>())
+            && let (Some(first), Some(last)) = (number(first), number(last))
             && first <= last
         {
             self.advance();
@@ -41,12 +41,7 @@ impl Parser<'_> {
         let (Token::Word(word) | Token::Quoted(word)) = self.peek() else {
             return Err(self.unexpected("a number"));
         };
-        let digits = word.trim_start_matches('-');
-        let parsed = match digits.strip_prefix("0x") {
-            Some(hex) if !word.starts_with('-') => i64::from_str_radix(hex, 16),
-            _ => word.parse(),
-        };
-        let int = parsed.map_err(|_| self.unexpected("a number"))?;
+        let int = number(word).ok_or_else(|| self.unexpected("a number"))?;
         self.advance();
         Ok(int)
     }
@@ -123,6 +118,19 @@ impl Parser<'_> {
         self.advance();
         Ok(text)
     }
+}
+
+/// Decimal, `0x` and hexadecimal, or `0` and octal, as the dialect reads them (WF-09).
+fn number(word: &str) -> Option<i64> {
+    let (sign, digits) = word.strip_prefix('-').map_or(("", word), |digits| ("-", digits));
+    let (radix, digits) = match (digits.strip_prefix("0x"), digits.strip_prefix('0')) {
+        (Some(hex), _) => (16, hex),
+        (None, Some(octal)) if !octal.is_empty() => (8, octal),
+        _ => (10, digits),
+    };
+    // A number has one sign, and `from_str_radix` would take another one.
+    let is_plain = digits.bytes().all(|byte| byte.is_ascii_alphanumeric()) && (sign.is_empty() || radix == 10);
+    if is_plain { i64::from_str_radix(&format!("{sign}{digits}"), radix).ok() } else { None }
 }
 
 fn unescape_quotes(quoted: &str) -> String {
