@@ -6,6 +6,8 @@
 #![forbid(unsafe_code)]
 
 mod counts;
+#[doc(hidden)]
+pub mod fuzz;
 mod identity;
 mod passage;
 mod password;

@@ -113,7 +113,7 @@ where
 
 /// What a request asks for.
 #[derive(Debug, PartialEq, Eq)]
-enum Asked {
+pub(crate) enum Asked {
     Message(Vec<u8>),
     Json(Vec<u8>),
 }
@@ -190,7 +190,7 @@ fn wants_json(headers: &HeaderMap) -> bool {
 }
 
 /// `dns` carries a message. `name` is the JSON form, which clients ask for with or without the header.
-fn read_get(query: &str, json: bool) -> Result<Asked, StatusCode> {
+pub(crate) fn read_get(query: &str, json: bool) -> Result<Asked, StatusCode> {
     let parameter = |wanted: &str| {
         query.split('&').filter_map(|pair| pair.split_once('=')).find(|(name, _)| *name == wanted).map(|(_, value)| value)
     };

@@ -12,6 +12,8 @@ mod encode;
 mod enforce;
 mod events;
 mod facts;
+#[doc(hidden)]
+pub mod fuzz;
 mod json;
 mod limit;
 mod reply;

@@ -15,6 +15,8 @@ mod enforce;
 mod events;
 mod facts;
 mod forward;
+#[doc(hidden)]
+pub mod fuzz;
 mod headers;
 mod inspect_tls;
 mod links;

@@ -8,6 +8,8 @@
 
 pub mod answer;
 pub mod file;
+#[doc(hidden)]
+pub mod fuzz;
 pub mod lookalike;
 pub mod name;
 pub mod punycode;

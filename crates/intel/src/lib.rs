@@ -14,6 +14,8 @@ pub mod domain;
 pub mod entries;
 pub mod error;
 pub mod feed;
+#[doc(hidden)]
+pub mod fuzz;
 pub mod geography;
 pub mod list;
 pub mod pinned;

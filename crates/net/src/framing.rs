@@ -8,6 +8,7 @@ mod scanner;
 mod stream;
 
 pub use fields::{authorities_agree, check_parts, strip_hop_by_hop};
+pub(crate) use scanner::Scanner;
 pub use stream::{CheckedStream, FramingHandle};
 
 /// Largest request head, RFC 9112 section 3 asks for at least 8000 bytes for the first line; browsers stay below 32 KiB

@@ -14,6 +14,8 @@ pub mod authority;
 pub mod downstream;
 mod error;
 pub mod framing;
+#[doc(hidden)]
+pub mod fuzz;
 pub mod hello;
 pub mod mint;
 pub mod proxyprotocol;

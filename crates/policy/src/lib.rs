@@ -11,6 +11,8 @@ mod evaluate;
 mod explain;
 mod expression;
 mod filter;
+#[doc(hidden)]
+pub mod fuzz;
 mod glob;
 pub mod import;
 mod index;

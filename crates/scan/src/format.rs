@@ -214,6 +214,11 @@ pub fn true_type(bytes: &[u8]) -> &'static Format {
     detect(bytes)
 }
 
+/// The first row of this name.
+pub(crate) fn named(name: &str) -> &'static Format {
+    FORMATS.iter().find(|format| format.name == name).unwrap_or(&UNKNOWN)
+}
+
 pub(crate) fn detect(bytes: &[u8]) -> &'static Format {
     let found = FORMATS.iter().find(|format| format.recognise.accepts(bytes)).unwrap_or(&UNKNOWN);
     match found.name {

@@ -15,6 +15,8 @@ mod clock;
 mod engines;
 mod format;
 mod formats;
+#[doc(hidden)]
+pub mod fuzz;
 pub mod host;
 mod limits;
 mod report;

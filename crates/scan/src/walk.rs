@@ -58,8 +58,19 @@ pub(crate) struct Walk<'a> {
 
 /// Scans one file.
 pub(crate) fn scan(engines: &Engines, limits: &Limits, clock: &dyn Clock, name: &str, bytes: &[u8]) -> Report {
+    scan_as(engines, limits, clock, name, format::detect(bytes), bytes)
+}
+
+/// Scans one file whose format is said by the caller.
+pub(crate) fn scan_as(
+    engines: &Engines,
+    limits: &Limits,
+    clock: &dyn Clock,
+    name: &str,
+    format: &'static Format,
+    bytes: &[u8],
+) -> Report {
     let size = bytes.len() as u64;
-    let format = format::detect(bytes);
     let mut report = identify(engines, format, bytes);
     if size > limits.input_bytes {
         report.verdict = Verdict::Unscannable(Unscannable::TooLarge);

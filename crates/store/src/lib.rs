@@ -15,6 +15,8 @@ mod disk;
 mod erase;
 mod error;
 mod filter;
+#[doc(hidden)]
+pub mod fuzz;
 mod lake;
 mod manifest;
 mod order;

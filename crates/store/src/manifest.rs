@@ -90,6 +90,11 @@ fn versions(root: &Path) -> Result<Vec<u64>> {
     Ok(found)
 }
 
+/// One version as it stands in its file.
+pub(crate) fn parse(text: &[u8]) -> serde_json::Result<Manifest> {
+    serde_json::from_slice(text)
+}
+
 /// The newest version, or an empty one where there is none.
 pub(crate) fn load(root: &Path) -> Result<Manifest> {
     let Some(newest) = versions(root)?.pop() else {
@@ -97,7 +102,7 @@ pub(crate) fn load(root: &Path) -> Result<Manifest> {
     };
     let path = path_of(root, newest);
     let text = std::fs::read(&path).map_err(Error::io("read manifest", &path))?;
-    let manifest: Manifest = serde_json::from_slice(&text).map_err(|source| Error::Manifest { path: path.clone(), source })?;
+    let manifest = parse(&text).map_err(|source| Error::Manifest { path: path.clone(), source })?;
     if manifest.schema > schema::SCHEMA_VERSION {
         return Err(Error::NewerSchema { path, found: manifest.schema, known: schema::SCHEMA_VERSION });
     }

@@ -106,14 +106,18 @@ pub(crate) struct Recovered {
 
 /// Reads every whole frame of a segment.
 pub(crate) fn read(path: &Path) -> Result<Recovered> {
-    let bytes = std::fs::read(path).map_err(Error::io("read segment", path))?;
-    let (mut rest, mut batches) = (bytes.as_slice(), Vec::new());
+    std::fs::read(path).map(|bytes| recover(&bytes)).map_err(Error::io("read segment", path))
+}
+
+/// The whole frames at the front of these bytes.
+pub(crate) fn recover(bytes: &[u8]) -> Recovered {
+    let (mut rest, mut batches) = (bytes, Vec::new());
     while let Some((batch, after)) = next_batch(rest) {
         batches.extend(batch);
         rest = after;
     }
     let torn_bytes = rest.len() as u64;
-    Ok(Recovered { batches, whole_bytes: bytes.len() as u64 - torn_bytes, torn_bytes })
+    Recovered { batches, whole_bytes: bytes.len() as u64 - torn_bytes, torn_bytes }
 }
 
 /// The batches of each whole frame of a file, and the bytes that each takes.

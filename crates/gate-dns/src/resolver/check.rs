@@ -18,7 +18,7 @@ const ERRORS_MAX: usize = 4;
 
 /// How far a message answers what was sent.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Match {
+pub(crate) enum Match {
     Yes,
     /// All but the spelling of the name: a server that changes it, or a forger who had to guess it.
     Misspelt,
@@ -27,16 +27,16 @@ pub(super) enum Match {
 
 /// A reply, and where its chain of names ends without the records that were asked for.
 #[derive(Debug, PartialEq)]
-pub(super) struct Checked {
-    pub(super) reply: Reply,
-    pub(super) dangling: Option<Name>,
+pub(crate) struct Checked {
+    pub(crate) reply: Reply,
+    pub(crate) dangling: Option<Name>,
 }
 
 /// The chain of names runs in a circle or is too long.
 #[derive(Debug, PartialEq, Eq)]
-pub(super) struct EndlessChain;
+pub(crate) struct EndlessChain;
 
-pub(super) fn matches(sent: &Message, received: &Message) -> Match {
+pub(crate) fn matches(sent: &Message, received: &Message) -> Match {
     let (Some(asked), [answered]) = (sent.queries.first(), received.queries.as_slice()) else { return Match::No };
     let same = received.metadata.id == sent.metadata.id
         && received.metadata.message_type == MessageType::Response
@@ -52,7 +52,7 @@ pub(super) fn matches(sent: &Message, received: &Message) -> Match {
 }
 
 /// Keeps the chain from the name that was asked for, and of the authority what a negative answer needs.
-pub(super) fn check(question: &Question, message: Message) -> Result<Checked, EndlessChain> {
+pub(crate) fn check(question: &Question, message: Message) -> Result<Checked, EndlessChain> {
     let chain = chain_of(question, &message.answers)?;
     let dangles = ends_nowhere(question, &message, &chain);
     let code = message.metadata.response_code;
@@ -130,7 +130,7 @@ pub(super) fn ends_nowhere(question: &Question, message: &Message, chain: &[Name
 }
 
 /// The codes that the upstream gave; its words are a stranger's and are left out.
-pub(super) fn upstream_errors(message: &Message) -> Vec<ExtendedError> {
+pub(crate) fn upstream_errors(message: &Message) -> Vec<ExtendedError> {
     let options = message.edns.as_ref().map(|edns| edns.options().options.as_slice()).unwrap_or_default();
     let code = |(code, option): &(EdnsCode, EdnsOption)| match option {
         EdnsOption::Unknown(_, bytes) if u16::from(*code) == 15 => bytes.first_chunk::<2>().map(|code| u16::from_be_bytes(*code)),

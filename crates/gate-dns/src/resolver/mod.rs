@@ -3,7 +3,7 @@
 //! be asked for.
 
 mod cache;
-mod check;
+pub(crate) mod check;
 mod dnssec;
 mod flight;
 mod forward;

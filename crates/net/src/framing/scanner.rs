@@ -10,7 +10,7 @@ const EMPTY_LINES_MAX: usize = 2;
 const CHUNK_SIZE_DIGITS_MAX: usize = 15;
 
 #[derive(Debug)]
-pub(super) struct Scanner {
+pub(crate) struct Scanner {
     state: State,
     /// How much of the held bytes has been searched for the end, so that a slow sender costs no more than a fast one.
     searched: usize,
@@ -30,36 +30,36 @@ enum State {
 
 /// How many of the bytes shown may pass, and the problem that stands behind them, if any.
 #[derive(Debug, PartialEq, Eq)]
-pub(super) struct Progress {
-    pub(super) approved: usize,
-    pub(super) problem: Option<FramingProblem>,
+pub(crate) struct Progress {
+    pub(crate) approved: usize,
+    pub(crate) problem: Option<FramingProblem>,
 }
 
 impl Scanner {
-    pub(super) fn new() -> Scanner {
+    pub(crate) fn new() -> Scanner {
         Scanner { state: State::Head, searched: 0 }
     }
 
-    pub(super) fn is_awaiting_answer(&self) -> bool {
+    pub(crate) fn is_awaiting_answer(&self) -> bool {
         self.state == State::AwaitingAnswer
     }
 
     /// Whether a refusal can still be answered with a status: the engine is waiting for a head.
-    pub(super) fn is_between_requests(&self) -> bool {
+    pub(crate) fn is_between_requests(&self) -> bool {
         self.state == State::Head
     }
 
-    pub(super) fn open_tunnel(&mut self) {
+    pub(crate) fn open_tunnel(&mut self) {
         self.state = State::Tunnel;
     }
 
-    pub(super) fn resume_requests(&mut self) {
+    pub(crate) fn resume_requests(&mut self) {
         if self.state == State::AwaitingAnswer {
             self.state = State::Head;
         }
     }
 
-    pub(super) fn advance(&mut self, bytes: &[u8]) -> Progress {
+    pub(crate) fn advance(&mut self, bytes: &[u8]) -> Progress {
         let mut approved = 0;
         loop {
             let rest = bytes.get(approved..).unwrap_or_default();

@@ -174,3 +174,17 @@ fn definition_files(paths: &[PathBuf]) -> Result<Vec<PathBuf>, Error> {
     files.dedup();
     Ok(files)
 }
+
+/// Loads this text as each kind of definition that is read here, and matches it with what came of it.
+pub(crate) fn fuzz_definitions(bytes: &[u8]) {
+    let text = String::from_utf8_lossy(bytes);
+    let mut loader = Loader::default();
+    let loaded = [
+        loader.hashes.add_clamav("f.hdb", &text).is_ok(),
+        loader.hashes.add_plain("f.sha256", &text).is_ok(),
+        loader.patterns.add("f.ndb", &text).is_ok(),
+    ];
+    let Ok(engines) = loader.finish() else { return };
+    assert!(loaded.contains(&true) || engines.signature_count() < text.lines().count().max(1) * 3);
+    let _ = engines.matches(bytes, Duration::from_secs(1));
+}
