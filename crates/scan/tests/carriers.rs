@@ -264,6 +264,11 @@ fn mail_parts_are_decoded() {
          Content-Type: message/rfc822\r\n\r\n{message}\r\n--o--\r\n"
     );
     assert_eq!(scan(nested.as_bytes()).verdict, Verdict::Malicious);
+    let behind = format!(
+        "From: a@example.test\r\nMIME-Version: 1.0\r\nContent-Type: multipart/mixed; boundary=b\r\n\r\n--b\r\n\
+         Content-Type: text/plain\r\n\r\nhello\r\n--b--\r\nContent-Transfer-Encoding: base64\r\n\r\n{body}\r\n"
+    );
+    assert_hit(behind.as_bytes(), "rest!base64");
 }
 
 #[test]

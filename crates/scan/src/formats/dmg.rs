@@ -77,7 +77,7 @@ impl<'b> Runs<'b> {
                 1 => Box::new(packed),
                 0x8000_0005 => Box::new(flate2::bufread::ZlibDecoder::new(packed)),
                 0x8000_0006 => Box::new(bzip2::bufread::MultiBzDecoder::new(packed)),
-                0x8000_0008 => Box::new(lzma_rust2::XzReader::new(packed, true)),
+                0x8000_0008 => Box::new(super::stream::xz_reader(packed)),
                 0x7fff_fffe => continue,
                 0xffff_ffff => return None,
                 _ => {

@@ -77,6 +77,15 @@ pub(crate) fn open(walk: &mut Walk<'_>, node: &Node, bytes: &[u8]) -> Step {
             return Ok(());
         }
     }
+    // The parser stops where boundaries make no sense to it, and gives nobody what stands behind the last one; a mail
+    // program may go on.
+    let is_leaf = |part: &&mail_parser::MessagePart<'_>| !matches!(part.body, PartType::Multipart(_));
+    let read_to = message.parts.iter().filter(is_leaf).map(|part| part.offset_end as usize).max().unwrap_or(0);
+    let rest = bytes.get(read_to..).unwrap_or_default();
+    let is_said = |line: &[u8]| !line.trim_ascii().is_empty() && !line.starts_with(b"--");
+    if rest.split(|byte| *byte == b'\n').any(is_said) {
+        let _ = walk.slice(node, "rest", rest);
+    }
     Ok(())
 }
 

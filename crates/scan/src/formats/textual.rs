@@ -64,9 +64,11 @@ fn base64_runs(walk: &mut Walk<'_>, node: &Node, bytes: &[u8]) -> Flow {
         base64_run(walk, node, bytes, run)?;
         // A word at the end of the line before is no part of the encoding.
         let line = run.iter().position(|byte| *byte == b'\n').map_or(0, |end| end + 1);
-        let second = run.get(line..).unwrap_or_default().split(|byte| *byte == b'\n').next().unwrap_or_default();
-        if line > 0 && line <= second.len() && run.len() - line >= RUN_BYTES_MIN {
-            base64_run(walk, node, bytes, run.get(line..).unwrap_or_default())?;
+        // Behind a blank line, as in a message, it is the last word of the header.
+        let behind = run.get(line..).unwrap_or_default().trim_ascii_start();
+        let second = behind.split(|byte| *byte == b'\n').next().unwrap_or_default();
+        if line > 0 && line <= second.len() && behind.len() >= RUN_BYTES_MIN {
+            base64_run(walk, node, bytes, behind)?;
         }
     }
     walk.flow()
