@@ -56,8 +56,8 @@ fn own_path(road: &Road, request: &Request<Incoming>) -> Response<WebBody> {
     match request.uri().path() {
         "/proxy.pac" | "/wpad.dat" if is_get => {
             let scheme = if road.is_secure { "HTTPS" } else { "PROXY" };
-            let script = pac::script(scheme, road.session.local, &road.shared.config.pac_direct);
-            own(pac::MEDIA_TYPE, Bytes::from(script))
+            let written = || Bytes::from(pac::script(scheme, road.session.local, &road.shared.config.pac_direct));
+            own(pac::MEDIA_TYPE, road.shared.config.pac_file.clone().unwrap_or_else(written))
         }
         "/sekisho/ca.pem" if is_get => own("application/x-pem-file", road.authority_pem()),
         _ => {

@@ -279,6 +279,9 @@ async fn accept(door: Door, listener: TcpListener, shared: Arc<Shared>, slots: A
 async fn enter(door: Door, mut tcp: TcpStream, peer: SocketAddr, shared: Arc<Shared>, slot: Slot) {
     let Ok(local) = ready(&tcp) else { return };
     let Ok((client, local)) = behind_balancer(&mut tcp, peer, local, &shared).await else { return };
+    if !may_enter(&shared, client) {
+        return refuse_stranger(&shared, door, client, local);
+    }
     match door {
         Door::Proxy => {
             let session = session_of(&shared, Transport::Proxy, client, local);
@@ -336,6 +339,22 @@ fn certified(shared: &Shared, stream: &TlsStream<ClientStream>) -> Option<Arc<Id
     let digest = aws_lc_rs::digest::digest(&aws_lc_rs::digest::SHA256, certificate);
     let fingerprint: String = digest.as_ref().iter().map(|byte| format!("{byte:02x}")).collect();
     shared.checkpoint.identify(&Credential::Certificate { fingerprint: &fingerprint })
+}
+
+/// ON-05: whether a client is of the networks that the gate serves.
+fn may_enter(shared: &Shared, client: SocketAddr) -> bool {
+    let networks = &shared.config.clients_from;
+    networks.is_empty() || networks.iter().any(|network| network.contains(&client.ip()))
+}
+
+/// The connection is closed before a byte of it is read, and leaves an event.
+fn refuse_stranger(shared: &Shared, door: Door, client: SocketAddr, local: SocketAddr) {
+    let transport = match door {
+        Door::Proxy | Door::SecureProxy => Transport::Proxy,
+        Door::Socks => Transport::Socks,
+        Door::Transparent => Transport::Transparent,
+    };
+    crate::connect::end_refused(shared.checkpoint.examine(&session_of(shared, transport, client, local)), "client_network");
 }
 
 fn local_listener(shared: &Shared) -> SocketAddr {

@@ -1,5 +1,5 @@
 //! The settings of the web gate: as written (`WebGateSpec`) and as used (`WebGateConfig`, which holds only valid states).
-//! Each bound says where it comes from. The logo is the one file that is read here.
+//! Each bound says where it comes from. The logo and the PAC file are read here.
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
@@ -42,6 +42,8 @@ const HOLD_SECONDS_DEFAULT: u64 = 5;
 const SPOOL_BYTES_DEFAULT: u64 = 8 << 30;
 /// The logo stands in every page, so it is small.
 const LOGO_BYTES_MAX: usize = 64 << 10;
+/// Firefox reads PAC files up to this size.
+const PAC_BYTES_MAX: usize = 1 << 20;
 /// The longest setting in seconds, a day, so that no sum of durations overflows.
 const SECONDS_MAX: u64 = 86_400;
 
@@ -87,10 +89,14 @@ pub struct WebGateSpec {
     pub endpoint: String,
     /// Whether a client that proves no identity is refused with 407.
     pub require_credentials: bool,
+    /// Networks whose clients may use the gate; none is any (ON-05). Behind a balancer it is the client's own address.
+    pub clients_from: Vec<IpNet>,
     /// Networks of balancers whose PROXY header is believed.
     pub proxy_protocol_from: Vec<IpNet>,
     /// Domains that the PAC file sends past the proxy.
     pub pac_direct: Vec<String>,
+    /// A PAC file of your own, served in place of the one that the gate writes (ON-06).
+    pub pac_file: Option<PathBuf>,
     /// Whether hosts of applications that pin their certificates are left alone.
     pub leave_pinned_alone: bool,
     pub on_fronting: OnFronting,
@@ -164,8 +170,10 @@ pub struct WebGateConfig {
     pub(crate) transparent: Option<SocketAddr>,
     pub(crate) endpoint: String,
     pub(crate) require_credentials: bool,
+    pub(crate) clients_from: Vec<IpNet>,
     pub(crate) proxy_protocol_from: Vec<IpNet>,
     pub(crate) pac_direct: Vec<String>,
+    pub(crate) pac_file: Option<bytes::Bytes>,
     pub(crate) leave_pinned_alone: bool,
     pub(crate) on_fronting: OnFronting,
     pub(crate) brand: crate::page::Brand,
@@ -204,8 +212,10 @@ impl Default for WebGateSpec {
             transparent: None,
             endpoint: "default".to_string(),
             require_credentials: false,
+            clients_from: Vec::new(),
             proxy_protocol_from: Vec::new(),
             pac_direct: Vec::new(),
+            pac_file: None,
             leave_pinned_alone: true,
             on_fronting: OnFronting::default(),
             brand: BrandSpec::default(),
@@ -289,8 +299,10 @@ impl WebGateConfig {
             transparent: spec.transparent,
             endpoint: spec.endpoint,
             require_credentials: spec.require_credentials,
+            clients_from: spec.clients_from,
             proxy_protocol_from: spec.proxy_protocol_from,
             pac_direct,
+            pac_file: spec.pac_file.map(|path| pac_file(&path)).transpose()?,
             leave_pinned_alone: spec.leave_pinned_alone,
             on_fronting: spec.on_fronting,
             brand: brand(spec.brand)?,
@@ -362,6 +374,17 @@ fn brand(spec: BrandSpec) -> Result<crate::page::Brand, Error> {
     })
 }
 
+/// The operator's own script, as it is.
+fn pac_file(path: &std::path::Path) -> Result<bytes::Bytes, Error> {
+    let refuse = |reason| Error::Setting { name: "pac_file", reason };
+    let script = std::fs::read(path).map_err(|_| refuse("the file cannot be read"))?;
+    match script.len() {
+        length if length > PAC_BYTES_MAX => Err(refuse("larger than 1 MiB")),
+        _ if !String::from_utf8_lossy(&script).contains("FindProxyForURL") => Err(refuse("it has no function FindProxyForURL")),
+        _ => Ok(script.into()),
+    }
+}
+
 /// An image as a `data:` URL. Formats that may hold scripts are not among those accepted.
 fn logo(path: &std::path::Path) -> Result<String, Error> {
     use base64::Engine;
@@ -423,6 +446,7 @@ mod tests {
         assert_eq!(named(|s| s.brand.background_color = Some("red;}".into())), "brand.background_color");
         assert_eq!(named(|s| s.brand.mailto_address = Some("a@b?bcc=c".into())), "brand.mailto_address");
         assert_eq!(named(|s| s.brand.redirect_uri = Some("javascript:x".into())), "brand.redirect_uri");
+        assert_eq!(named(|s| s.pac_file = Some("/nowhere.pac".into())), "pac_file");
         assert_eq!(named(|s| s.brand.logo = Some("/nowhere.svg".into())), "brand.logo");
         assert_eq!(named(|s| s.pac_direct = vec!["a\"); alert(1)//".into()]), "pac_direct");
     }

@@ -59,6 +59,38 @@ async fn a_trusted_balancer_says_who_the_client_is_and_nobody_else_does() {
     assert_eq!(stranger.seen.requests.load(Ordering::Relaxed), 0);
 }
 
+/// ON-05: an endpoint serves the networks that it names; a PROXY header from elsewhere does not change who asks.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn on_05_a_client_of_another_network_is_refused() {
+    for (networks, is_served) in [("127.0.0.0/8", true), ("192.0.2.0/24", false)] {
+        let world = World::with("", |spec| spec.clients_from = vec![networks.parse().unwrap()]).await;
+        assert_eq!(world.plain_get("/clean").await.is_ok(), is_served, "{networks}");
+        if !is_served {
+            let mut stream = TcpStream::connect(world.socks).await.unwrap();
+            let (answer, _) = support::exchange(&mut stream, &[5, 1, 0]).await;
+            assert!(answer.is_empty());
+            assert_eq!(text(&world.tunnel_event().await, FieldId::Failure), "client_network");
+            assert_eq!(world.seen.connections.load(Ordering::Relaxed), 0);
+        }
+    }
+}
+
+/// ON-06: a PAC file of the operator's own.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn on_06_the_operators_own_pac_file_is_served() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("own.pac");
+    let script = "function FindProxyForURL(url, host) { return \"PROXY gate.acme.example:8080\"; }";
+    support::write(&path, script.as_bytes());
+    let world = World::with("", |spec| spec.pac_file = Some(path)).await;
+    let mut client = http1(Box::new(TcpStream::connect(world.proxy).await.unwrap())).await;
+    let reply = client.send(get("proxy", "/wpad.dat")).await.unwrap();
+    assert_eq!(
+        (reply.text().as_str(), &reply.headers["content-type"]),
+        (script, &"application/x-ns-proxy-autoconfig".parse().unwrap())
+    );
+}
+
 // Users.
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -141,6 +141,8 @@ fn gw_151_redirects_keep_what_they_are_told_to() {
     let plain = target("");
     assert_eq!(location(&plain, "/path", "querystring=X"), "https://c.com/redirect-path?querystring=Y");
     assert_eq!(refusal(&plain, &web("/", "")).context, policy::Context::None);
+    let readable = target(", include_context = true, danger_plain_context = true");
+    assert_eq!(refusal(&readable, &web("/", "")).context, policy::Context::DangerPlain);
 }
 
 #[test]

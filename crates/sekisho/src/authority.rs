@@ -323,3 +323,29 @@ async fn serve_page(listener: TcpListener, config: Arc<rustls::ServerConfig>, vi
         });
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// TL-08: each level is an event of its own weight, which names the authority and what to do.
+    #[test]
+    fn tl_08_the_end_of_the_ca_is_an_event() -> Result<()> {
+        let folder = tempfile::tempdir()?;
+        let authority = net::authority::Authority::load_or_create(folder.path(), "Acme", SystemTime::now())?.current();
+        let mut before = 0;
+        for (days, level) in [(90, "90 days"), (30, "30 days"), (7, "7 days"), (1, "within a day")] {
+            let now = authority.not_after - Duration::from_secs(days * 86_400);
+            let notice = net::authority::expiry_notice(authority.not_after, now).context("a notice is due")?;
+            let event = expiry_event(&authority, notice, now.into());
+            let text = |field| event.facts.get(field).map(ToString::to_string).unwrap_or_default();
+            assert_eq!(text(FieldId::Failure), "ca_expiry");
+            let findings = text(FieldId::Findings);
+            assert!(findings.contains(level) && findings.contains(&*authority.common_name), "{findings}");
+            let severity: i64 = text(FieldId::SeverityId).parse()?;
+            assert!(severity > before, "{days} days");
+            before = severity;
+        }
+        Ok(())
+    }
+}
