@@ -51,10 +51,11 @@ pub fn name_and_url(bytes: &[u8]) {
         let again = canonical_url(&format!("https://{url}"));
         assert!(again.is_none() || again.as_ref() == Some(&url), "{text:?} is {url:?}, and that is {again:?}");
     }
-    let Some(name) = model::name::canonical(text) else { return };
+    // A name that still ends in a dot had an empty label, which no gate lets in.
+    let Some(name) = model::name::canonical(text).filter(|name| !name.ends_with('.')) else { return };
     let parents: Vec<&str> = model::name::parents(&name).collect();
     assert!(parents.windows(2).all(|pair| pair[1].len() < pair[0].len()), "{parents:?}");
-    assert!(name.ends_with('.') || parents.iter().all(|parent| model::name::is_within(&name, parent)), "{parents:?}");
+    assert!(parents.iter().all(|parent| model::name::is_within(&name, parent)), "{parents:?}");
     for part in [registered_domain(&name), registry_domain(&name), public_suffix(&name)].into_iter().flatten() {
         assert!(name.ends_with(part), "{part:?} is no end of {name:?}");
     }
