@@ -10,7 +10,7 @@ use model::Timestamp;
 use serde::{Deserialize, Serialize};
 
 use crate::day::Day;
-use crate::{Error, Result, disk, schema};
+use crate::{Error, Result, disk, filter, schema};
 
 /// Older versions that are always kept.
 const VERSIONS_KEPT: u64 = 16;
@@ -172,6 +172,7 @@ pub(crate) fn recover(root: &Path) -> Result<Manifest> {
         .iter()
         .map(|file| root.join(&file.path))
         .chain(manifest.doomed.iter().map(|(path, _)| root.join(path)))
+        .flat_map(|file| filter::path_beside(&file).into_iter().chain([file]))
         .collect();
     for top in ["events", "sightings", "sightings_m", "idx"] {
         let top = root.join(top);
@@ -202,16 +203,11 @@ fn remove_orphans(directory: &Path, known: &HashSet<PathBuf>) -> Result<()> {
         }
         if path.is_dir() {
             remove_orphans(&path, known)?;
-        } else if !known.contains(&path) && !is_filter_of(&path, known) {
+        } else if !known.contains(&path) {
             disk::remove_file(&path)?;
         }
     }
     Ok(())
-}
-
-/// Whether a filter belongs to a file of sightings that exists.
-fn is_filter_of(path: &Path, known: &HashSet<PathBuf>) -> bool {
-    known.iter().any(|file| crate::filter::path_beside(file).as_deref() == Some(path))
 }
 
 #[cfg(test)]

@@ -30,8 +30,8 @@ use crate::wal::{self, OpenSegment};
 use crate::writer::{Message, Writer};
 use crate::{Error, Result, delta, disk, seal};
 
-/// A restart comes with many clients; tidying can wait until they are served.
-const FIRST_MAINTENANCE_WAIT: Duration = Duration::from_secs(60);
+/// A restart comes with many clients; tidying can wait until they are served, and hourly tidying loses nothing by it.
+const FIRST_MAINTENANCE_WAIT: Duration = Duration::from_secs(300);
 
 /// How often the disk is looked at: a disk fills in minutes, not seconds, at the rates of a gate.
 const WATERMARK_WAIT: Duration = Duration::from_secs(60);
