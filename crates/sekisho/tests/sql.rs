@@ -1,6 +1,6 @@
 //! `sekisho sql` as a user meets it: the same answers as the other commands, over files and what is not sealed yet, at rest
 //! and running; and queries that would hurt, each ended by its bound while the gate answers.
-#![expect(clippy::unwrap_used, reason = "a test stops where its own set-up fails")]
+#![expect(clippy::unwrap_used, clippy::panic, reason = "a test stops where its own set-up fails")]
 
 mod rig;
 
@@ -177,13 +177,6 @@ fn a_query_that_runs_away_ends_by_its_bound_and_the_gate_does_not_notice() {
     ] {
         ends_by_bound(&installation, &running, sql, "longer than 3 s");
     }
-    assert_eq!(
-        lines(&installation, "SELECT count(*) FROM events WHERE regexp_like(host, '(x+x+)+y')", &[]),
-        ["0"],
-        "regexes are linear"
-    );
-    let list = (0..2_500).map(|number| format!("'h{number}.absent.example'")).collect::<Vec<_>>().join(",");
-    assert_eq!(lines(&installation, &format!("SELECT count(*) FROM events WHERE host IN ({list}, 'shop.example')"), &[]), ["60"]);
     running.stop();
     let running = Running::start_with(installation.folder.path(), "[query]\nmemory_bytes_max = 4194304\nseconds_max = 60\n");
     for sql in [
@@ -192,6 +185,14 @@ fn a_query_that_runs_away_ends_by_its_bound_and_the_gate_does_not_notice() {
     ] {
         ends_by_bound(&installation, &running, sql, "memory");
     }
+    // What is only large or looks dangerous is answered, by engines that are compiled without care too.
+    assert_eq!(
+        lines(&installation, "SELECT count(*) FROM events WHERE regexp_like(host, '(x+x+)+y')", &[]),
+        ["0"],
+        "regexes are linear"
+    );
+    let list = (0..2_500).map(|number| format!("'h{number}.absent.example'")).collect::<Vec<_>>().join(",");
+    assert_eq!(lines(&installation, &format!("SELECT count(*) FROM events WHERE host IN ({list}, 'shop.example')"), &[]), ["60"]);
 }
 
 /// Asks, and asks the gate all the while.
