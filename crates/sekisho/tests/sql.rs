@@ -171,12 +171,11 @@ fn a_query_that_runs_away_ends_by_its_bound_and_the_gate_does_not_notice() {
         let (error, code) = refused(&installation, &sql);
         assert!(code == Some(2) && error.len() < 1_000, "{}: {code:?} {error}", &sql[..60]);
     }
-    for sql in [
-        "SELECT count(*) FROM events a, events b, events c WHERE a.host < b.user_name OR b.host > c.host",
-        "WITH RECURSIVE t(n) AS (SELECT 1 UNION ALL SELECT n + 1 FROM t) SELECT max(n) FROM t",
-    ] {
-        ends_by_bound(&installation, &running, sql, "longer than 3 s");
-    }
+    let recursion = "WITH RECURSIVE t(n) AS (SELECT 1 UNION ALL SELECT n + 1 FROM t) SELECT max(n) FROM t";
+    ends_by_bound(&installation, &running, recursion, "longer than 3 s");
+    // Which bound such a join meets first depends on how fast the machine fills memory.
+    let join = "SELECT count(*) FROM events a, events b, events c WHERE a.host < b.user_name OR b.host > c.host";
+    ends_by_bound(&installation, &running, join, " than ");
     running.stop();
     let running = Running::start_with(installation.folder.path(), "[query]\nmemory_bytes_max = 4194304\nseconds_max = 60\n");
     for sql in [
