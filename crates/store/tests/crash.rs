@@ -8,6 +8,7 @@ use std::collections::HashMap;
 use std::io::{BufRead, BufReader, Write};
 use std::path::Path;
 use std::process::{Command, Stdio};
+use std::time::Duration;
 
 use common::{Numbers, event};
 use model::{FieldId, Gate, Recorder, Value};
@@ -22,11 +23,23 @@ fn config(directory: &Path) -> StoreConfig {
     StoreConfig { commit_events, commit_wait_ms, seal_events, ..StoreConfig::in_directory(directory) }
 }
 
+/// Opens the store. A process that another lane has forked and that has not yet become its program holds a copy of every
+/// lock of this one for a moment.
+fn open(directory: &Path) -> Store {
+    for _ in 0..500 {
+        match Store::open(config(directory)) {
+            Err(store::Error::Locked(_)) => std::thread::sleep(Duration::from_millis(10)),
+            outcome => return outcome.unwrap(),
+        }
+    }
+    panic!("{} stays locked", directory.display());
+}
+
 /// The writer, when this program is run again by the test below; nothing otherwise.
 #[test]
 fn child_writer() {
     let (Ok(directory), Ok(begin)) = (std::env::var(DIRECTORY), std::env::var(BEGIN)) else { return };
-    let store = Store::open(config(Path::new(&directory))).unwrap();
+    let store = open(Path::new(&directory));
     let mut next: i64 = begin.parse().unwrap();
     let mut numbers = Numbers(next as u64);
     loop {
@@ -112,7 +125,7 @@ fn lane(seed: u64, rounds: u64) -> Tally {
         if round % 3 == 0 {
             tally.garbage_tails += u64::from(append_garbage(directory.path(), &mut numbers));
         }
-        let store = Store::open(config(directory.path())).unwrap();
+        let store = open(directory.path());
         let events = store.search(&Query { limit: usize::MAX, ..Query::default() }).unwrap();
         let mut seen: HashMap<i64, u32> = HashMap::new();
         for event in &events {
