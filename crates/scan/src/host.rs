@@ -67,7 +67,9 @@ impl PoolConfig {
 }
 
 /// A set of workers behind one queue.
-pub struct Pool {
+pub struct Pool(Arc<Shared>);
+
+struct Shared {
     config: PoolConfig,
     turns: Semaphore,
     idle: Mutex<Vec<Worker>>,
@@ -109,14 +111,14 @@ impl Pool {
             );
         }
         tracing::info!(workers, definitions = ready.definitions, signatures = ready.signatures, "scan workers started");
-        Ok(Pool {
+        Ok(Pool(Arc::new(Shared {
             config,
             turns: Semaphore::new(workers),
             idle: Mutex::new(idle),
             current: RwLock::new(Arc::new(Generation { number: 0, version: ready.definitions })),
             cache: Cache::default(),
             landlock: ready.landlock,
-        })
+        })))
     }
 
     /// The version of the definitions in use.
@@ -125,12 +127,12 @@ impl Pool {
     }
 
     fn generation(&self) -> Arc<Generation> {
-        Arc::clone(&self.current.read().unwrap_or_else(PoisonError::into_inner))
+        Arc::clone(&self.0.current.read().unwrap_or_else(PoisonError::into_inner))
     }
 
     /// Makes a version of the definitions the one in use, and gives its number.
     fn adopt(&self, version: String) -> u64 {
-        let mut current = self.current.write().unwrap_or_else(PoisonError::into_inner);
+        let mut current = self.0.current.write().unwrap_or_else(PoisonError::into_inner);
         if current.version != version {
             tracing::info!(definitions = version, "scan definitions changed");
             *current = Arc::new(Generation { number: current.number + 1, version });
@@ -143,8 +145,8 @@ impl Pool {
     pub async fn reload(&self) -> Result<String, Error> {
         let mut fresh = Vec::new();
         let mut version = String::new();
-        for _ in 0..self.config.workers.max(1) {
-            let (worker, ready) = Worker::start(&self.config).await?;
+        for _ in 0..self.0.config.workers.max(1) {
+            let (worker, ready) = Worker::start(&self.0.config).await?;
             fresh.push(worker);
             version = ready.definitions;
         }
@@ -157,10 +159,10 @@ impl Pool {
     /// Reloads whenever a definition file changes. Never ends; a set that does not load is reported and tried again when it
     /// changes once more.
     pub async fn watch(&self, every: Duration) {
-        let mut seen = self.config.definitions.stamp();
+        let mut seen = self.0.config.definitions.stamp();
         loop {
             tokio::time::sleep(every).await;
-            let stamp = self.config.definitions.stamp();
+            let stamp = self.0.config.definitions.stamp();
             if stamp == seen {
                 continue;
             }
@@ -176,7 +178,7 @@ impl Pool {
 
     /// How much of landlock the kernel enforces: `full`, `partial` or `none`.
     pub fn landlock(&self) -> &str {
-        &self.landlock
+        &self.0.landlock
     }
 
     /// Process ids of the idle workers, for supervision and tests.
@@ -185,11 +187,20 @@ impl Pool {
     }
 
     /// Scans a file. The deadline covers waiting for a worker; reaching it is a verdict, not an error.
+    ///
+    /// A scan that has begun ends in a task of its own, whoever waits for it: a client that asks and leaves, again and again,
+    /// would else cost a worker, and the loading of all definitions, each time.
     pub async fn scan(&self, file: File, name: &str, deadline: Duration) -> Report {
         let until = Instant::now() + deadline;
         let size = file.metadata().map_or(0, |metadata| metadata.len());
+        let (pool, name) = (Pool(Arc::clone(&self.0)), name.to_owned());
+        let scanned = tokio::spawn(async move { pool.scan_and_consult(file, &name, size, until).await });
+        scanned.await.unwrap_or_else(|_| Report::unscannable(Unscannable::Crashed, size))
+    }
+
+    async fn scan_and_consult(&self, file: File, name: &str, size: u64, until: Instant) -> Report {
         let report = self.scan_or_remember(&file, name, size, until).await;
-        match &self.config.clamd {
+        match &self.0.config.clamd {
             Some(address) if report.verdict != Verdict::Malicious => clamd::consult(address, file, until, report).await,
             _ => report,
         }
@@ -198,37 +209,37 @@ impl Pool {
     /// The report of a file that was scanned before, by its SHA-256 and size. None where a daemon has a say too: it is asked
     /// each time.
     pub fn known(&self, sha256: [u8; 32], bytes: u64, name: &str) -> Option<Report> {
-        match self.config.clamd {
+        match self.0.config.clamd {
             Some(_) => None,
-            None => self.cache.get(&Shape::new(bytes, name, self.generation().number), &crate::walk::hex(&sha256)),
+            None => self.0.cache.get(&Shape::new(bytes, name, self.generation().number), &crate::walk::hex(&sha256)),
         }
     }
 
     /// Looks the file up among those scanned before, or has it scanned.
     async fn scan_or_remember(&self, file: &File, name: &str, size: u64, until: Instant) -> Report {
         let shape = Shape::new(size, name, self.generation().number);
-        if self.cache.knows(&shape)
+        if self.0.cache.knows(&shape)
             && let Some(sha256) = hash(file, size, until).await
-            && let Some(report) = self.cache.get(&shape, &sha256)
+            && let Some(report) = self.0.cache.get(&shape, &sha256)
         {
             return report;
         }
         let report = self.scan_in_worker(file, name, size, until).await;
         let generation = self.generation();
         if report.definitions == generation.version {
-            self.cache.put(Shape::new(size, name, generation.number), &report);
+            self.0.cache.put(Shape::new(size, name, generation.number), &report);
         }
         report
     }
 
     async fn scan_in_worker(&self, file: &File, name: &str, size: u64, until: Instant) -> Report {
-        let Ok(Ok(_turn)) = timeout_at(until, self.turns.acquire()).await else {
+        let Ok(Ok(_turn)) = timeout_at(until, self.0.turns.acquire()).await else {
             return Report::unscannable(Unscannable::Unavailable, size);
         };
         let idle = self.lock_idle().pop();
         let mut worker = match idle {
             Some(worker) => worker,
-            None => match timeout_at(until, Worker::start(&self.config)).await {
+            None => match timeout_at(until, Worker::start(&self.0.config)).await {
                 Ok(Ok((mut worker, ready))) => {
                     worker.generation = self.adopt(ready.definitions);
                     worker
@@ -260,13 +271,13 @@ impl Pool {
     }
 
     fn lock_idle(&self) -> std::sync::MutexGuard<'_, Vec<Worker>> {
-        self.idle.lock().unwrap_or_else(PoisonError::into_inner)
+        self.0.idle.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Waits for running scans and lets every worker end by itself.
     pub async fn drain(self) {
-        let workers = u32::try_from(self.config.workers.max(1)).unwrap_or(u32::MAX);
-        let _turns = self.turns.acquire_many(workers).await;
+        let workers = u32::try_from(self.0.config.workers.max(1)).unwrap_or(u32::MAX);
+        let _turns = self.0.turns.acquire_many(workers).await;
         let idle = std::mem::take(&mut *self.lock_idle());
         for Worker { socket, mut child, .. } in idle {
             drop(socket);

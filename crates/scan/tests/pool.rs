@@ -37,6 +37,7 @@ fn run_cases() {
     case!(a_dead_worker_is_replaced);
     case!(a_missed_deadline_is_a_verdict);
     case!(a_full_queue_is_a_verdict);
+    case!(whoever_leaves_costs_no_worker);
     case!(bad_definitions_fail_at_start);
     case!(definitions_are_used_in_the_sandbox);
     case!(a_file_above_the_limit_is_not_read);
@@ -111,6 +112,17 @@ async fn a_full_queue_is_a_verdict() {
     assert_eq!(hung.verdict, Verdict::Unscannable(Unscannable::TimeLimit));
     assert_eq!(waiting.verdict, Verdict::Unscannable(Unscannable::Unavailable));
     pool.drain().await;
+}
+
+/// The scan of a client that has gone goes on to its end, and the same worker takes the next file.
+async fn whoever_leaves_costs_no_worker() {
+    let pool = Pool::start(config()).await.unwrap();
+    let before = pool.idle_process_ids();
+    let noise: Vec<u8> = (0..8_u32 << 20).map(|n| (n.wrapping_mul(2_654_435_761) >> 13) as u8).collect();
+    let begun = tokio::time::timeout(Duration::from_millis(1), pool.scan(file(&noise), "noise.bin", DEADLINE)).await;
+    assert!(begun.is_err(), "eight mebibytes are not scanned in a millisecond");
+    assert_eq!(pool.scan(file(&eicar()), "eicar.com", DEADLINE).await.verdict, Verdict::Malicious);
+    assert_eq!(pool.idle_process_ids(), before);
 }
 
 async fn bad_definitions_fail_at_start() {
