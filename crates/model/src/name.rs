@@ -13,10 +13,12 @@ pub fn parents(host: &str) -> impl Iterator<Item = &str> {
     })
 }
 
-/// Lower case and without the trailing dot; none where it is empty or longer than a name can be.
+/// Lower case and without the trailing dot; none where it is empty or longer than a name can be, or still ends with a dot:
+/// `bad.example..` would be compared with no list that has `bad.example`.
 pub fn canonical(host: &str) -> Option<String> {
     let host = host.strip_suffix('.').unwrap_or(host);
-    (!host.is_empty() && host.len() <= HOST_BYTES_MAX).then(|| host.to_ascii_lowercase())
+    let is_name = !host.is_empty() && host.len() <= HOST_BYTES_MAX && !host.ends_with('.');
+    is_name.then(|| host.to_ascii_lowercase())
 }
 
 /// Whether [`canonical`] would give the text back as it is.
@@ -73,6 +75,7 @@ mod tests {
     #[test]
     fn canonical_refuses_what_cannot_be_a_name() {
         assert_eq!(canonical("."), None);
+        assert_eq!(canonical("bad.example.."), None);
         assert_eq!(canonical(&"a".repeat(254)), None);
         assert_eq!(canonical("WWW.Example.COM.").as_deref(), Some("www.example.com"));
     }
