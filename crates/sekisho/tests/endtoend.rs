@@ -321,7 +321,7 @@ fn the_management_api_answers_only_who_has_the_token() {
     for refused in ["", &stranger, &format!("authorization: Basic {token}\r\n")] {
         assert!(ask(refused).starts_with("HTTP/1.1 401"), "{refused}");
     }
-    assert!(running.ask(&["status"]).contains("policy revision  1"));
+    assert!(running.ask(&["status"]).contains("policy revision               1"));
 }
 
 #[test]

@@ -25,9 +25,9 @@ pub fn status(data: &Path, arguments: &StatusArguments) -> Result<ExitCode> {
         println!("{answer}");
     } else {
         println!("{}", if runs { "running" } else { "not running" });
-        println!("policy revision  {}", answer["policy_revision"]);
+        println!("{:<30}{}", "policy revision", answer["policy_revision"]);
         for (name, value) in answer["store"].as_object().into_iter().flatten() {
-            println!("store {:<11}{value}", name.replace('_', " "));
+            println!("store {:<24}{value}", name.replace('_', " "));
         }
     }
     Ok(if runs { ExitCode::SUCCESS } else { ExitCode::from(3) })
