@@ -105,10 +105,13 @@ async fn a_full_queue_is_a_verdict() {
     let pool = Pool::start(config()).await.unwrap();
     let id = rustix::process::Pid::from_raw(i32::try_from(pool.idle_process_ids()[0]).unwrap()).unwrap();
     rustix::process::kill_process(id, rustix::process::Signal::STOP).unwrap();
-    let (hung, waiting) = tokio::join!(
-        pool.scan(file(b"one"), "a", Duration::from_millis(600)),
-        pool.scan(file(b"two"), "a", Duration::from_millis(200)),
-    );
+    let (hung, waiting) = tokio::join!(pool.scan(file(b"one"), "a", Duration::from_millis(600)), async {
+        // The first has the only worker before the second asks.
+        while !pool.idle_process_ids().is_empty() {
+            tokio::task::yield_now().await;
+        }
+        pool.scan(file(b"two"), "a", Duration::from_millis(200)).await
+    },);
     assert_eq!(hung.verdict, Verdict::Unscannable(Unscannable::TimeLimit));
     assert_eq!(waiting.verdict, Verdict::Unscannable(Unscannable::Unavailable));
     pool.drain().await;
