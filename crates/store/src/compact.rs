@@ -16,7 +16,8 @@ use crate::day::Day;
 use crate::lake::{self, FileWriter, Lake};
 use crate::manifest::{FileKind, Manifest, SealedFile};
 use crate::seal::{self, SIGHTING_BATCH_ROWS};
-use crate::sighting::{self, SightingBuilder, SightingRow, SightingRows, kind_of};
+use crate::sighting::{self, SightingRow, kind_of};
+use crate::sighting_columns::{SightingBuilder, SightingRows};
 use crate::touched::owned;
 use crate::{Error, Result, schema};
 

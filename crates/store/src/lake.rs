@@ -20,7 +20,7 @@ use parquet::schema::types::ColumnPath;
 use crate::day::Day;
 use crate::filter::{self, Filter};
 use crate::manifest::{FileKind, Manifest, SealedFile};
-use crate::{Error, Result, disk, schema, sighting};
+use crate::{Error, Result, disk, schema, sighting_columns};
 
 /// Larger groups made an engine that does not read page indexes 20 to 60 times slower.
 pub(crate) const ROW_GROUP_ROWS: usize = 131_072;
@@ -148,13 +148,13 @@ impl FileWriter {
     pub fn sightings(root: &Path, day: Day, ids: (i64, i64), name: &str) -> Result<FileWriter> {
         let path = format!("sightings/dt={day}/{name}.parquet");
         let kind = FileKind::Sightings;
-        FileWriter::create(root, path, kind, 0, day, ids, sighting::arrow_schema(), sighting_properties())
+        FileWriter::create(root, path, kind, 0, day, ids, sighting_columns::arrow_schema(), sighting_properties())
     }
 
     pub fn monthly_sightings(root: &Path, month: Day, ids: (i64, i64), name: &str) -> Result<FileWriter> {
         let path = format!("sightings_m/month={}/{name}.parquet", month.month_text());
         let kind = FileKind::MonthlySightings;
-        FileWriter::create(root, path, kind, 0, month, ids, sighting::arrow_schema(), sighting_properties())
+        FileWriter::create(root, path, kind, 0, month, ids, sighting_columns::arrow_schema(), sighting_properties())
     }
 
     #[expect(clippy::too_many_arguments, reason = "a private constructor of two public ones that name them all")]

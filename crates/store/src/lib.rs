@@ -20,18 +20,22 @@ pub mod fuzz;
 mod lake;
 mod manifest;
 mod order;
+mod places;
 mod query;
 mod reader;
 mod retain;
 mod schema;
 mod seal;
 mod sighting;
+mod sighting_columns;
+mod sighting_table;
 mod snapshot;
 mod spool;
 mod store;
 mod tail;
 mod touched;
 mod wal;
+mod wanted;
 mod writer;
 
 #[cfg(test)]

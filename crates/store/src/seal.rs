@@ -16,7 +16,8 @@ use crate::batch::typed;
 use crate::day::Day;
 use crate::lake::{self, FileWriter, Lake};
 use crate::manifest::SealedFile;
-use crate::sighting::{SightingBuilder, SightingTable};
+use crate::sighting_columns::SightingBuilder;
+use crate::sighting_table::SightingTable;
 use crate::tail::TailSegment;
 use crate::{Error, Result, order, schema};
 

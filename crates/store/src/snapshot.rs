@@ -13,9 +13,10 @@ use model::Timestamp;
 use crate::day::Day;
 use crate::manifest::{FileKind, SealedFile};
 use crate::seal::SIGHTING_BATCH_ROWS;
-use crate::sighting::{SightingBuilder, SightingTable};
+use crate::sighting_columns::SightingBuilder;
+use crate::sighting_table::SightingTable;
 use crate::tail::View;
-use crate::{Error, Result, schema, sighting};
+use crate::{Error, Result, schema, sighting_columns};
 
 /// What a file holds a part of.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -53,7 +54,7 @@ pub struct Snapshot {
 pub fn table_schema(table: Table) -> SchemaRef {
     match table {
         Table::Events => schema::arrow_schema(),
-        Table::Sightings => sighting::arrow_schema(),
+        Table::Sightings => sighting_columns::arrow_schema(),
     }
 }
 

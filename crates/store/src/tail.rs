@@ -8,7 +8,7 @@ use arrow::record_batch::RecordBatch;
 
 use crate::batch::Rows;
 use crate::manifest::Manifest;
-use crate::sighting::SightingTable;
+use crate::sighting_table::SightingTable;
 use crate::{Result, spool};
 
 /// One segment of the log as readers see it.

@@ -14,8 +14,10 @@ use parquet::arrow::arrow_reader::{
 
 use crate::lake::{self, Lake};
 use crate::manifest::SealedFile;
-use crate::sighting::{self, Sighting, SightingRow, SightingRows, Wanted, kind_of};
+use crate::sighting::{self, Sighting, SightingRow, kind_of};
+use crate::sighting_columns::SightingRows;
 use crate::tail::View;
+use crate::wanted::Wanted;
 use crate::{Error, Result, filter};
 
 /// Something to look for. Where its kind is not said, its shape tells.
