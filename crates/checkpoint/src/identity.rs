@@ -11,7 +11,7 @@ use std::sync::Arc;
 
 use ipnet::IpNet;
 use model::{Group, Identity, Text};
-use policy::document::Document;
+use policy::document::{Document, Ecs};
 use sha2::{Digest, Sha256};
 
 use crate::FailureMode;
@@ -45,6 +45,8 @@ pub struct Location {
     pub identity: Option<Arc<Identity>>,
     /// Ceiling on answers' time to live, seconds (AC-06).
     pub max_ttl: Option<u32>,
+    /// The subnet that upstream resolvers are told (RFC 7871).
+    pub ecs: Ecs,
 }
 
 /// Users and locations, compiled for look-up.
@@ -144,6 +146,7 @@ impl Directory {
             },
             identity: identity.map(|identity| Arc::new(Identity { how: Arc::from(how), ..Identity::clone(identity) })),
             max_ttl: written.max_ttl,
+            ecs: written.ecs,
         };
         if let Some(token) = &written.doh_token {
             self.by_doh_token.insert(token.clone(), place("doh"));

@@ -31,6 +31,7 @@ pub use counts::counts;
 pub use identity::{Credential, Directory, Location, TOKEN_PREFIX, TOKEN_SECRET_CHARS, checked_token, secret_digest, token_of};
 pub use passage::Passage;
 pub use password::password_hash;
+pub use policy::document::Ecs;
 pub use policy::{Context, Permit, Refusal};
 pub use privacy::{LogPrivacy, PrivacyRule};
 pub use scan::Verdict as ScanVerdict;

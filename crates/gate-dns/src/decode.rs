@@ -30,6 +30,8 @@ pub(crate) struct ClientEdns {
     pub(crate) dnssec_ok: bool,
     /// The client pads, so it is told the size of nothing that matters (RFC 7830).
     pub(crate) pads: bool,
+    /// The client does not want its subnet told: the option with no bits of it (RFC 7871 section 7.1.2).
+    pub(crate) declines_subnet: bool,
 }
 
 /// One question, in the only form that the rest of the gate sees.
@@ -101,6 +103,7 @@ fn plain(header: &[u8; HEADER_BYTES], bytes: &[u8]) -> Option<Query> {
             payload_bytes: u16::from_be_bytes([*size_high, *size_low]).max(PLAIN_PAYLOAD_BYTES),
             dnssec_ok: flags & 0x80 != 0,
             pads: false,
+            declines_subnet: false,
         }),
         _ => return None,
     };
@@ -167,6 +170,7 @@ fn client_edns(edns: &Edns) -> ClientEdns {
         payload_bytes: edns.max_payload(),
         dnssec_ok: edns.flags().dnssec_ok,
         pads: matches!(edns.option(EdnsCode::Padding), Some(EdnsOption::Unknown(..))),
+        declines_subnet: matches!(edns.option(EdnsCode::Subnet), Some(EdnsOption::Subnet(subnet)) if subnet.source_prefix() == 0),
     }
 }
 

@@ -250,7 +250,7 @@ mod tests {
         }
     }
 
-    const EDNS: ClientEdns = ClientEdns { payload_bytes: 4096, dnssec_ok: false, pads: true };
+    const EDNS: ClientEdns = ClientEdns { payload_bytes: 4096, dnssec_ok: false, pads: true, declines_subnet: false };
 
     fn addresses(count: u8) -> Reply {
         let name = Name::from_ascii("www.example.com.").unwrap();

@@ -41,6 +41,14 @@ impl AnswerFacts {
         }
         AnswerFacts(facts)
     }
+
+    /// What the upstream said, before the times were brought between the cache's ends (AC-06).
+    pub(crate) fn learn_upstream_ttls(&mut self, seconds: &[u32]) {
+        if !seconds.is_empty() {
+            let listed = seconds.iter().take(LISTED_RECORDS_MAX);
+            self.0.push((FieldId::DnsUpstreamTtls, Value::ints(listed.map(|seconds| i64::from(*seconds)))));
+        }
+    }
 }
 
 /// What the question says.

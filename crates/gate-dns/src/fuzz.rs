@@ -43,7 +43,8 @@ pub fn dns_answer(bytes: &[u8]) {
         return;
     }
     for dnssec_ok in [false, true] {
-        let question = Question { name: name.clone(), kind: asked.query_type(), dnssec_ok, checking_disabled: false };
+        let question =
+            Question { name: name.clone(), kind: asked.query_type(), dnssec_ok, checking_disabled: false, subnet: None };
         let Ok(checked) = check(&question, message.clone()) else { continue };
         let reply = checked.reply;
         assert!(reply.answers.len() <= message.answers.len() && reply.authorities.len() <= message.authorities.len());

@@ -16,7 +16,7 @@ use crate::events::{Counter, UpstreamFailed, count};
 use crate::facts;
 use crate::limit::RateLimit;
 use crate::reply::Reply;
-use crate::resolver::{DnsResolver, Failure, Resolved, Source};
+use crate::resolver::{DnsResolver, Failure, Resolved, Source, Subnet};
 use crate::spec::DnsGateConfig;
 
 /// One reading of both clocks, which stands for all that is done without waiting.
@@ -60,6 +60,14 @@ pub(crate) struct Visit {
     pub(crate) carrier: Carrier,
     fails: FailureMode,
     ttl_cap: Option<u32>,
+    /// What upstreams may know of where the client is.
+    subnet: Option<Subnet>,
+}
+
+impl Visit {
+    fn subnet(&self, query: &Query) -> Option<Subnet> {
+        self.subnet.filter(|_| !query.edns.is_some_and(|edns| edns.declines_subnet))
+    }
 }
 
 impl Shared {
@@ -91,6 +99,7 @@ impl Shared {
             },
             fails: location.as_ref().map_or(spec.fails, |location| location.fails),
             ttl_cap: location.as_ref().and_then(|location| location.max_ttl).or(spec.answer_ttl_seconds_max),
+            subnet: location.as_ref().and_then(|location| Subnet::of(location.ecs, client.ip())),
             session: Session {
                 id: self.checkpoint.next_session(),
                 gate: Gate::Dns,
@@ -151,7 +160,7 @@ impl Shared {
                 return None;
             }
         };
-        match self.resolver.recall(permit, query, moment.instant) {
+        match self.resolver.recall(permit, query, visit.subnet(query), moment.instant) {
             Ok(resolved) => self.deliver(passage, visit, query, &resolved, moment.instant, out),
             Err(permit) => {
                 passage.wait();
@@ -165,7 +174,7 @@ impl Shared {
     pub(crate) async fn answer_in_time(self: Arc<Self>, visit: Visit, query: Query, waiting: Waiting) -> Vec<u8> {
         let Waiting { passage, permit } = waiting;
         let mut out = Vec::new();
-        match self.resolver.resolve(permit, &query, visit.fails).await {
+        match self.resolver.resolve(permit, &query, visit.subnet(&query), visit.fails).await {
             Ok(resolved) => self.deliver(passage, &visit, &query, &resolved, Instant::now(), &mut out),
             Err(failure) => self.fail(passage, &visit, &query, failure, &mut out),
         }

@@ -212,6 +212,9 @@ async fn ac_06_times_to_live_are_capped_and_the_record_says_so() {
     let answer = rig.ask("www.example.com", A).await;
     assert_eq!(answer.answers[0].ttl, 20);
     assert_eq!(rig.last(FieldId::DnsMaxTtl).as_deref(), Some("20"));
+    assert_eq!(rig.last(FieldId::DnsUpstreamTtls).as_deref(), Some("300"));
+    rig.ask("alias.example.com", A).await;
+    assert_eq!(rig.last(FieldId::DnsUpstreamTtls).as_deref(), Some("300,300,300"));
 }
 
 #[tokio::test]

@@ -7,9 +7,11 @@ mod rig;
 use std::sync::Arc;
 
 use gate_dns::DnsGateSpec;
+use hickory_proto::op::Edns;
 use hickory_proto::rr::RecordType::{A, AAAA};
+use hickory_proto::rr::rdata::opt::{ClientSubnet, EdnsOption};
 use model::FieldId;
-use rig::{Manner, Rig, Upstream, query, shown, spec};
+use rig::{Manner, Rig, Upstream, plain_query, query, shown, spec};
 
 /// RFC 5452: no forgery is believed, and an answer that cannot be trusted is asked for again over TCP.
 #[tokio::test]
@@ -138,4 +140,35 @@ async fn another_gate_looks_hosts_up() {
     assert_eq!(rig.last(FieldId::DnsCached).as_deref(), Some("true"));
     rig.upstream.behave(Manner::Silent);
     assert!(matches!(found("unknown.example.org").await, Err(gate_dns::Error::Unresolved { .. })));
+}
+
+/// ON-01 `ecs_support`: a location says what upstreams are told of its clients, a client may decline (RFC 7871 section 7.1.2),
+/// and what was answered for one subnet is not given to another.
+#[tokio::test]
+async fn a_subnet_is_told_where_the_location_says_so_and_the_client_does_not_decline() {
+    let here = |ecs: &str| format!("[[location]]\nname = \"here\"\nnetworks = [\"127.0.0.0/8\"]\n{ecs}");
+    for (ecs, told) in [("", "-"), ("ecs = \"client\"", "-"), ("ecs = \"203.0.113.9/24\"", "203.0.113.0/24/0")] {
+        let rig = Rig::start(&here(ecs)).await;
+        assert_eq!(shown(&rig.ask("www.example.com", A).await), "NoError [192.0.2.1]");
+        assert_eq!(rig.upstream.subnets(), [told], "{ecs}");
+    }
+
+    let rig = Rig::start(&here("ecs = \"203.0.113.0/24\"")).await;
+    let with_option = |prefix: u8| {
+        let mut message = plain_query("www.example.com", A);
+        let mut edns = Edns::new();
+        let address = if prefix == 0 { "0.0.0.0" } else { "198.51.100.0" };
+        edns.options_mut().insert(EdnsOption::Subnet(ClientSubnet::new(address.parse().unwrap(), prefix, 0)));
+        message.set_edns(edns);
+        message.to_vec().unwrap()
+    };
+    for (query, told) in [(with_option(24), "203.0.113.0/24/0"), (with_option(0), "-")] {
+        let answer = rig.udp(&query).await.unwrap();
+        assert_eq!(shown(&answer), "NoError [192.0.2.1]");
+        assert_eq!(rig.upstream.subnets().last().unwrap(), told);
+        assert_eq!(rig.last(FieldId::DnsCached).as_deref(), Some("false"));
+        rig.udp(&query).await.unwrap();
+        assert_eq!(rig.last(FieldId::DnsCached).as_deref(), Some("true"));
+    }
+    assert_eq!(rig.upstream.subnets().len(), 2);
 }

@@ -161,6 +161,8 @@ fields! {
     DnsCached "dns.cached" Bool [Dns Answer] "dns_cached" "unmapped.dns_cached" "" "IsResponseCached" [];
     /// Upstream resolver that answered.
     DnsUpstream "dns.upstream" Text [Dns Answer] "dns_upstream" "proxy_endpoint.ip" "" "CustomResolverAddress" [];
+    /// Times to live of the answer's records as the upstream gave them, seconds (AC-06).
+    DnsUpstreamTtls "dns.upstream_ttls" Ints [Dns Record] "dns_upstream_ttls" "answers.ttl" "" "UpstreamRecordTTLs" [];
     /// What decided the answer, in the Gateway's words: `allowedByQueryName`, `overrideForSafeSearch`.
     DnsDecision "dns.decision" Text [Dns Record] "dns_decision" "unmapped.dns_decision" "" "ResolverDecision" [];
     /// Ceiling that was put on the answer's time to live, seconds.

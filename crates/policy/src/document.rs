@@ -220,11 +220,57 @@ pub struct Location {
     /// Ceiling on the time to live of answers given here, seconds (AC-06).
     #[serde(skip_serializing_if = "Option::is_none")]
     pub max_ttl: Option<u32>,
+    /// Which subnet of its clients upstream resolvers are told, so that they give near addresses (RFC 7871, ON-01).
+    #[serde(skip_serializing_if = "Ecs::is_off")]
+    pub ecs: Ecs,
     /// E-mail of the user whom a client of this location is taken for.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub user: Option<String>,
     #[serde(skip)]
     pub file: Option<String>,
+}
+
+/// The client subnet option towards upstream resolvers (RFC 7871): `off`, `client`, or a subnet that stands for all.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(try_from = "String", into = "String")]
+pub enum Ecs {
+    #[default]
+    Off,
+    /// The client's own, cut to 24 or 56 bits; nothing for an address that is not public.
+    Client,
+    /// This one in place of the client's, as where clients have private addresses behind one public one.
+    Fixed(IpNet),
+}
+
+impl Ecs {
+    fn is_off(&self) -> bool {
+        *self == Ecs::Off
+    }
+}
+
+impl TryFrom<String> for Ecs {
+    type Error = String;
+
+    fn try_from(text: String) -> Result<Ecs, String> {
+        match text.as_str() {
+            "off" => Ok(Ecs::Off),
+            "client" => Ok(Ecs::Client),
+            subnet => match subnet.parse::<IpNet>() {
+                Ok(subnet) => Ok(Ecs::Fixed(subnet.trunc())),
+                Err(_) => Err(format!("ecs is \"off\", \"client\" or a subnet such as \"203.0.113.0/24\", not \"{subnet}\"")),
+            },
+        }
+    }
+}
+
+impl From<Ecs> for String {
+    fn from(ecs: Ecs) -> String {
+        match ecs {
+            Ecs::Off => "off".to_owned(),
+            Ecs::Client => "client".to_owned(),
+            Ecs::Fixed(subnet) => subnet.to_string(),
+        }
+    }
 }
 
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]

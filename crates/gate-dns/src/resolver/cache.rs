@@ -11,6 +11,7 @@ use moka::sync::Cache as Recent;
 use quick_cache::Weighter;
 use quick_cache::sync::Cache as Table;
 
+use super::subnet::Subnet;
 use crate::encode::Packed;
 use crate::facts::AnswerFacts;
 use crate::reply::Reply;
@@ -32,6 +33,8 @@ pub(crate) struct Key {
     pub(crate) kind: RecordType,
     pub(crate) dnssec_ok: bool,
     pub(crate) checking_disabled: bool,
+    /// The subnet that the upstream was told.
+    pub(crate) subnet: Option<Subnet>,
     /// Resolvers that a rule chose; empty for the usual ones.
     pub(crate) route: Box<[SocketAddr]>,
 }
@@ -170,7 +173,7 @@ mod tests {
 
     fn key(host: &str) -> Key {
         let route = Box::default();
-        Key { host: host.into(), kind: RecordType::A, dnssec_ok: false, checking_disabled: false, route }
+        Key { host: host.into(), kind: RecordType::A, dnssec_ok: false, checking_disabled: false, subnet: None, route }
     }
 
     fn entry(ttl: u32, at: Instant) -> Arc<Entry> {

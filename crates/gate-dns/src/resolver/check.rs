@@ -151,7 +151,7 @@ mod tests {
     }
 
     fn question(kind: RecordType) -> Question {
-        Question { name: name("www.example."), kind, dnssec_ok: false, checking_disabled: false }
+        Question { name: name("www.example."), kind, dnssec_ok: false, checking_disabled: false, subnet: None }
     }
 
     fn address(owner: &str, last: u8) -> Record {

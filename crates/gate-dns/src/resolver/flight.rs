@@ -83,7 +83,7 @@ mod tests {
 
     fn key(host: &str) -> Key {
         let route = Box::default();
-        Key { host: host.into(), kind: RecordType::A, dnssec_ok: false, checking_disabled: false, route }
+        Key { host: host.into(), kind: RecordType::A, dnssec_ok: false, checking_disabled: false, subnet: None, route }
     }
 
     #[tokio::test]

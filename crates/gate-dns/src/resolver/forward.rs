@@ -21,6 +21,7 @@ use tokio_rustls::client::TlsStream;
 use super::Question;
 use super::check::{self, Checked, Match};
 use super::dnssec::{Validator, Verdict};
+use super::subnet::agrees;
 use crate::Error;
 use crate::encode::{PAYLOAD_BYTES_MAX, STREAM_BYTES_MAX};
 use crate::reply::extended;
@@ -299,6 +300,9 @@ fn outgoing(question: &Question) -> Message {
     message.add_query(Asked::query(question.name.clone(), question.kind));
     let mut edns = Edns::new();
     edns.set_max_payload(PAYLOAD_BYTES_MAX).set_dnssec_ok(question.dnssec_ok);
+    if let Some(subnet) = question.subnet {
+        edns.options_mut().insert(subnet.option());
+    }
     message.set_edns(edns);
     message
 }
@@ -318,6 +322,7 @@ async fn exchange_datagram(question: &Question, address: SocketAddr) -> std::io:
         let bytes = socket.recv(&mut buffer).await?;
         let Ok(received) = Message::from_vec(&buffer[..bytes]) else { continue };
         match check::matches(&sent, &received) {
+            Match::Yes if !agrees(question.subnet, &received) => {}
             Match::Yes if !received.metadata.truncation => return Ok(Some(received)),
             Match::Yes | Match::Misspelt => return Ok(None),
             Match::No => {}
@@ -344,7 +349,7 @@ async fn exchange_stream<S: AsyncRead + AsyncWrite + Unpin>(question: &Question,
     stream.read_exact(&mut buffer).await?;
     let received = Message::from_vec(&buffer).map_err(std::io::Error::other)?;
     match check::matches(&sent, &received) {
-        Match::Yes | Match::Misspelt => Ok(received),
-        Match::No => Err(std::io::Error::other("the answer belongs to another question")),
+        Match::Yes | Match::Misspelt if agrees(question.subnet, &received) => Ok(received),
+        _ => Err(std::io::Error::other("the answer belongs to another question")),
     }
 }

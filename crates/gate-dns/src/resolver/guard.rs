@@ -115,7 +115,7 @@ fn signs_service(record: &Record) -> bool {
 }
 
 /// Addresses that mean this machine or a network behind it (RFC 6890).
-fn is_private(address: IpAddr) -> bool {
+pub(super) fn is_private(address: IpAddr) -> bool {
     match address.to_canonical() {
         IpAddr::V4(address) => is_private_v4(address),
         IpAddr::V6(address) => is_private_v6(address),

@@ -10,6 +10,7 @@ mod forward;
 mod guard;
 mod rewrite;
 mod safe_search;
+mod subnet;
 
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
@@ -23,6 +24,7 @@ use tokio::time::timeout;
 pub(crate) use self::cache::Entry;
 pub use self::forward::Failure;
 pub(crate) use self::rewrite::Rewrite;
+pub(crate) use self::subnet::Subnet;
 
 use self::cache::{Cache, Held, Key, Retention};
 use self::check::Checked;
@@ -51,6 +53,8 @@ pub(crate) struct Question {
     pub(crate) kind: RecordType,
     pub(crate) dnssec_ok: bool,
     pub(crate) checking_disabled: bool,
+    /// Where the client is, as far as the upstream may know.
+    pub(crate) subnet: Option<Subnet>,
 }
 
 /// Where an answer came from.
@@ -125,15 +129,15 @@ impl DnsResolver {
     }
 
     async fn lookup_kind(&self, name: &Name, kind: RecordType) -> Result<Vec<IpAddr>, Failure> {
-        let question = Question { name: name.clone(), kind, dnssec_ok: false, checking_disabled: false };
+        let question = Question { name: name.clone(), kind, dnssec_ok: false, checking_disabled: false, subnet: None };
         let (entry, _) = self.find(question, Box::default(), self.0.config.spec.fails).await?;
         Ok(entry.reply.answers.iter().filter_map(|record| record.data.ip_addr()).collect())
     }
 
     /// Carries out a permit to resolve by a remembered answer, where a fresh one is all that it takes. Otherwise the permit
     /// comes back unused.
-    pub(crate) fn recall(&self, permit: Permit, query: &Query, at: Instant) -> Result<Resolved, Permit> {
-        match self.remembered(&permit, query, at) {
+    pub(crate) fn recall(&self, permit: Permit, query: &Query, subnet: Option<Subnet>, at: Instant) -> Result<Resolved, Permit> {
+        match self.remembered(&permit, query, subnet, at) {
             Some(entry) => {
                 // The permit ends with the act that it was for.
                 drop(permit.into_parts());
@@ -143,18 +147,20 @@ impl DnsResolver {
         }
     }
 
-    fn remembered(&self, permit: &Permit, query: &Query, at: Instant) -> Option<Arc<Entry>> {
+    fn remembered(&self, permit: &Permit, query: &Query, subnet: Option<Subnet>, at: Instant) -> Option<Arc<Entry>> {
         let Destination::Resolve { name: permitted } = permit.destination() else { return None };
         let obligations = permit.obligations();
         if *permitted != query.host || rewrite::of(obligations, query, &self.0.config.spec).is_some() {
             return None;
         }
+        let route = route_of(obligations);
         let key = Key {
             host: query.host.clone(),
             kind: query.kind,
             dnssec_ok: query.edns.is_some_and(|edns| edns.dnssec_ok),
             checking_disabled: query.checking_disabled || obligations.contains(&Obligation::DangerSkipDnssec),
-            route: route_of(obligations),
+            subnet: subnet_for(subnet, &route),
+            route,
         };
         match self.0.cache.get(&key, at) {
             Held::Fresh(entry) => Some(entry),
@@ -163,21 +169,29 @@ impl DnsResolver {
     }
 
     /// Carries out a permit to resolve. The name is the permit's; the query adds type and flags.
-    pub(crate) async fn resolve(&self, permit: Permit, query: &Query, fails: FailureMode) -> Result<Resolved, Failure> {
+    pub(crate) async fn resolve(
+        &self,
+        permit: Permit,
+        query: &Query,
+        subnet: Option<Subnet>,
+        fails: FailureMode,
+    ) -> Result<Resolved, Failure> {
         let (destination, obligations) = permit.into_parts();
         let Destination::Resolve { name: permitted } = destination else { return Err(Failure::NotPermitted) };
         if *permitted != *query.host {
             return Err(Failure::NotPermitted);
         }
+        let route = route_of(&obligations);
         let question = Question {
             name: query.spelling.name().to_lowercase(),
             kind: query.kind,
             dnssec_ok: query.edns.is_some_and(|edns| edns.dnssec_ok),
             checking_disabled: query.checking_disabled || obligations.contains(&Obligation::DangerSkipDnssec),
+            subnet: subnet_for(subnet, &route),
         };
         match rewrite::of(&obligations, query, &self.0.config.spec) {
             None => {
-                let (entry, source) = self.find(question, route_of(&obligations), fails).await?;
+                let (entry, source) = self.find(question, route, fails).await?;
                 Ok(Resolved { entry, source, rewrite: None })
             }
             Some(rewrite) => self.rewritten(rewrite, question, &obligations, fails).await,
@@ -259,8 +273,10 @@ impl DnsResolver {
         }
         let (mut reply, upstream) = asked?;
         let rebinding = self.guard(&mut reply, question, key);
+        let upstream_ttls: Vec<u32> = reply.answers.iter().map(|record| record.ttl).collect();
         self.0.cache.clamp(&mut reply);
-        let entry = Entry::new(&question.name, question.kind, reply, upstream, Instant::now()).ok_or(Failure::TooLong)?;
+        let mut entry = Entry::new(&question.name, question.kind, reply, upstream, Instant::now()).ok_or(Failure::TooLong)?;
+        entry.facts.learn_upstream_ttls(&upstream_ttls);
         Ok(Entry { rebinding, ..entry })
     }
 
@@ -296,7 +312,7 @@ impl DnsResolver {
         let mut forgot = false;
         for zone in zones_above(&question.name) {
             for kind in [RecordType::DNSKEY, RecordType::DS] {
-                let above = Question { name: zone.clone(), kind, dnssec_ok: true, checking_disabled: true };
+                let above = Question { name: zone.clone(), kind, dnssec_ok: true, checking_disabled: true, subnet: None };
                 forgot |= self.0.cache.forget(&key_of(&above, Box::default()), KEYS_REST, Instant::now());
             }
         }
@@ -331,8 +347,14 @@ fn key_of(question: &Question, route: Box<[SocketAddr]>) -> Key {
         kind: question.kind,
         dnssec_ok: question.dnssec_ok,
         checking_disabled: question.checking_disabled,
+        subnet: question.subnet,
         route,
     }
+}
+
+/// Resolvers that a rule chose are inside, where a client's subnet is nobody's need.
+fn subnet_for(subnet: Option<Subnet>, route: &[SocketAddr]) -> Option<Subnet> {
+    subnet.filter(|_| route.is_empty())
 }
 
 /// The resolvers that a rule chose (GW-035).
@@ -364,7 +386,7 @@ mod tests {
     use crate::spelling::Spelling;
 
     fn question(host: &str) -> Question {
-        Question { name: wire_name(host).unwrap(), kind: RecordType::A, dnssec_ok: false, checking_disabled: false }
+        Question { name: wire_name(host).unwrap(), kind: RecordType::A, dnssec_ok: false, checking_disabled: false, subnet: None }
     }
 
     /// A resolver whose only upstream is a port that nobody has, with one answer that is this old.
@@ -375,8 +397,14 @@ mod tests {
         let stored = Instant::now().checked_sub(age).unwrap();
         let name = wire_name(host).unwrap();
         let entry = Entry::new(&name, RecordType::A, Reply::answering(vec![record]), "".into(), stored).unwrap();
-        let key =
-            Key { host: host.into(), kind: RecordType::A, dnssec_ok: false, checking_disabled: false, route: Box::default() };
+        let key = Key {
+            host: host.into(),
+            kind: RecordType::A,
+            dnssec_ok: false,
+            checking_disabled: false,
+            subnet: None,
+            route: Box::default(),
+        };
         resolver.0.cache.keep(key, Arc::new(entry));
         resolver
     }

@@ -11,7 +11,7 @@ use std::time::Duration;
 use checkpoint::testing::Harness;
 use gate_dns::{DnsGateConfig, DnsGateSpec, DnsResolver};
 use hickory_proto::op::{Edns, Message, MessageType, OpCode, Query, ResponseCode};
-use hickory_proto::rr::rdata::opt::EdnsOption;
+use hickory_proto::rr::rdata::opt::{EdnsCode, EdnsOption};
 use hickory_proto::rr::rdata::svcb::{Alpn, SvcParamKey, SvcParamValue};
 use hickory_proto::rr::rdata::{A, CNAME, HTTPS, MX, SOA, SVCB, TXT};
 use hickory_proto::rr::{Name, RData, Record, RecordType};
@@ -54,6 +54,7 @@ pub struct Upstream {
     pub address: SocketAddr,
     manner: Arc<Mutex<Manner>>,
     asked: Arc<Mutex<Vec<String>>>,
+    subnets: Arc<Mutex<Vec<String>>>,
 }
 
 pub fn name(text: &str) -> Name {
@@ -197,8 +198,12 @@ impl Upstream {
                 break (udp, tcp);
             }
         };
-        let upstream =
-            Upstream { address: tcp.local_addr().unwrap(), manner: Arc::new(Mutex::new(manner)), asked: Arc::default() };
+        let upstream = Upstream {
+            address: tcp.local_addr().unwrap(),
+            manner: Arc::new(Mutex::new(manner)),
+            asked: Arc::default(),
+            subnets: Arc::default(),
+        };
         tokio::spawn(upstream.clone().serve_datagrams(udp));
         tokio::spawn(upstream.clone().serve_streams(tcp));
         upstream
@@ -213,6 +218,19 @@ impl Upstream {
         self.asked.lock().unwrap().clone()
     }
 
+    /// The client subnets that it was told (RFC 7871), `-` where none.
+    pub fn subnets(&self) -> Vec<String> {
+        self.subnets.lock().unwrap().clone()
+    }
+
+    fn note_subnet(&self, sent: &Message) {
+        let told = match sent.edns.as_ref().and_then(|edns| edns.option(EdnsCode::Subnet)) {
+            Some(EdnsOption::Subnet(told)) => format!("{}/{}/{}", told.addr(), told.source_prefix(), told.scope_prefix()),
+            _ => "-".to_owned(),
+        };
+        self.subnets.lock().unwrap().push(told);
+    }
+
     fn note(&self, protocol: &str, asked: &Query) {
         let host = asked.name().to_lowercase().to_ascii();
         let line = format!("{protocol} {} {}", asked.query_type(), host.trim_end_matches('.'));
@@ -224,6 +242,7 @@ impl Upstream {
         while let Ok((bytes, client)) = socket.recv_from(&mut buffer).await {
             let sent = Message::from_vec(&buffer[..bytes]).unwrap();
             self.note(if sent.metadata.checking_disabled { "udp unchecked" } else { "udp" }, &sent.queries[0]);
+            self.note_subnet(&sent);
             let manner = *self.manner.lock().unwrap();
             if manner == Manner::Losing {
                 self.behave(Manner::Honest);

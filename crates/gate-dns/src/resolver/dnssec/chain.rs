@@ -59,7 +59,7 @@ impl Chain {
             return Err(NetError::Message("the proof asks too much"));
         }
         let name = query.name().to_lowercase();
-        let question = Question { name, kind: query.query_type(), dnssec_ok: true, checking_disabled: true };
+        let question = Question { name, kind: query.query_type(), dnssec_ok: true, checking_disabled: true, subnet: None };
         let (entry, _) = resolver.find(question, Box::default(), FailureMode::Closed).await.map_err(|failure| {
             note(failure);
             NetError::Message("the chain to the root is broken")
