@@ -94,6 +94,13 @@ pub struct Authority {
     retired: ArcSwap<Vec<AuthorityCertificate>>,
 }
 
+/// What the directory holds, read and checked, and not in use.
+pub struct AuthorityReading {
+    current: Arc<SigningAuthority>,
+    next: Option<Arc<SigningAuthority>>,
+    retired: Vec<AuthorityCertificate>,
+}
+
 impl Authority {
     /// Loads what `directory` holds; makes the directory and the first authority where there is none.
     pub fn load_or_create(directory: &Path, organisation: &str, now: SystemTime) -> Result<Authority, Error> {
@@ -116,20 +123,25 @@ impl Authority {
         Ok(authority)
     }
 
-    /// Takes what another process has made of the directory: `ca rotate` beside a running gate. True where the authority
-    /// that signs is another one now.
-    pub fn reload(&self) -> Result<bool, Error> {
-        let current = read_bundle(&self.directory.join(CURRENT_FILE))?;
+    /// Reads what another process has made of the directory: `ca rotate` beside a running gate. Nothing is used yet.
+    pub fn read_again(&self) -> Result<AuthorityReading, Error> {
         let next_path = self.directory.join(NEXT_FILE);
-        let next = if next_path.exists() { Some(Arc::new(read_bundle(&next_path)?)) } else { None };
-        let retired = read_retired(&self.directory)?;
-        let has_changed = current.certificate.fingerprint != self.current.load().certificate.fingerprint;
-        self.retired.store(Arc::new(retired));
-        self.next.store(next);
+        Ok(AuthorityReading {
+            current: Arc::new(read_bundle(&self.directory.join(CURRENT_FILE))?),
+            next: if next_path.exists() { Some(Arc::new(read_bundle(&next_path)?)) } else { None },
+            retired: read_retired(&self.directory)?,
+        })
+    }
+
+    /// Puts what was read to use. True where the authority that signs is another one now.
+    pub fn publish(&self, reading: AuthorityReading) -> bool {
+        let has_changed = reading.current.certificate.fingerprint != self.current.load().certificate.fingerprint;
+        self.retired.store(Arc::new(reading.retired));
+        self.next.store(reading.next);
         if has_changed {
-            self.current.store(Arc::new(current));
+            self.current.store(reading.current);
         }
-        Ok(has_changed)
+        has_changed
     }
 
     /// What clients must know: the certificate that signs, and the next one while a rotation is under way, as one PEM text.
@@ -193,6 +205,14 @@ impl Authority {
 
     pub(crate) fn signing(&self) -> Arc<SigningAuthority> {
         self.current.load_full()
+    }
+}
+
+impl AuthorityReading {
+    /// Every authority that this installation has ever used, as [`Authority::own_certificates`] will give them.
+    pub fn own_certificates(&self) -> Vec<AuthorityCertificate> {
+        let signing = std::iter::once(&self.current).chain(&self.next);
+        signing.map(|authority| authority.certificate.clone()).chain(self.retired.iter().cloned()).collect()
     }
 }
 

@@ -94,6 +94,9 @@ pub struct Trust {
     built: ArcSwap<Built>,
 }
 
+/// Settings that were compiled, and are not in use.
+pub struct PreparedTrust(Built);
+
 struct Built {
     settings: Arc<TrustSettings>,
     distrusted: Arc<Distrusted>,
@@ -117,12 +120,15 @@ impl Trust {
         Ok(Trust { provider, built: ArcSwap::from_pointee(built) })
     }
 
-    /// Takes other settings: new revocation lists, an authority of our own that was made since. Whole, or not at all.
-    pub fn publish(&self, settings: TrustSettings, now: SystemTime) -> Result<(), Error> {
+    /// Compiles other settings: new revocation lists, an authority of our own that was made since. Nothing is used yet.
+    pub fn prepare(&self, settings: TrustSettings, now: SystemTime) -> Result<PreparedTrust, Error> {
         let distrusted = Arc::new(Distrusted::new(&settings)?);
-        let built = Built::new(Arc::new(settings), &self.provider, distrusted, now)?;
-        self.built.store(Arc::new(built));
-        Ok(())
+        Ok(PreparedTrust(Built::new(Arc::new(settings), &self.provider, distrusted, now)?))
+    }
+
+    /// Puts compiled settings to use.
+    pub fn publish(&self, prepared: PreparedTrust) {
+        self.built.store(Arc::new(prepared.0));
     }
 
     /// The client side for one host. The same object comes back for the same destination and protocols, so that sessions

@@ -11,24 +11,30 @@ use std::time::SystemTime;
 use anyhow::{Context, Result, ensure};
 use gate_dns::{DnsGate, DnsGateConfig, DnsResolver};
 use gate_web::{WebGate, WebGateConfig};
-use net::authority::Authority;
+use intel::Snapshot;
+use net::authority::{Authority, AuthorityReading};
 use net::mint::{Alpn, LeafHost, Minter};
 use net::sockets::Sockets;
-use net::trust::Trust;
+use net::trust::{PreparedTrust, Trust};
 use net::upstream::{ConnectLimits, DialGuard};
+use policy::Policy;
 use serde::Serialize;
 use tokio::sync::watch;
 use tokio::task::JoinSet;
 
 use crate::config::Config;
+use crate::fingerprint::Fingerprints;
 use crate::operations::Operations;
 use crate::up::context_key;
+use crate::workers::{Workers, start_pool};
 use crate::{knowledge, trust};
 
 /// What gates are made of and what stays over a reload.
+#[derive(Clone)]
 pub struct Parts {
     pub data: PathBuf,
     pub operations: Arc<Operations>,
+    pub workers: Arc<Workers>,
     pub authority: Arc<Authority>,
     pub minter: Arc<Minter>,
     pub trust: Arc<Trust>,
@@ -52,6 +58,7 @@ pub struct Gates {
     parts: Parts,
     written: Written,
     config: Config,
+    fingerprints: Fingerprints,
     resolver: DnsResolver,
     dns: Running,
     web: Running,
@@ -64,6 +71,14 @@ struct Running {
     addresses: Vec<(&'static str, SocketAddr)>,
     sockets: Sockets,
     stop: watch::Sender<bool>,
+}
+
+/// What a reload has read and compiled, and nobody uses yet.
+struct Read {
+    policy: Policy,
+    knowledge: Snapshot,
+    trust: PreparedTrust,
+    authority: AuthorityReading,
 }
 
 impl Written {
@@ -79,11 +94,12 @@ impl Written {
 impl Gates {
     pub async fn start(parts: Parts, written: Written, config: Config) -> Result<Gates> {
         let mut tasks = JoinSet::new();
+        let fingerprints = Fingerprints::of(&config)?;
         let dns = parts.bind_dns(&config, &Sockets::default()).await?;
         let (resolver, addresses) = (dns.lookup(), dns.addresses());
         let web = parts.bind_web(&config, resolver.clone(), &addresses, &Sockets::default()).await?;
         let (dns, web) = (serve_dns(dns, &mut tasks), serve_web(web, &mut tasks));
-        Ok(Gates { parts, written, config, resolver, dns, web, tasks })
+        Ok(Gates { parts, written, config, fingerprints, resolver, dns, web, tasks })
     }
 
     pub fn listening(&self) -> Vec<Listening> {
@@ -92,14 +108,18 @@ impl Gates {
         rows.into_iter().flat_map(|(gate, running)| running.addresses.iter().map(row(gate))).collect()
     }
 
-    /// Builds everything anew before anything is swapped in.
+    /// Builds everything anew before anything is swapped in. Dropped before its end, it has changed nothing.
     pub async fn reload(&mut self) -> Result<()> {
         let config = self.written.read()?;
         self.check_fixed(&config)?;
+        let fingerprints = Fingerprints::of(&config)?;
         let parts = &self.parts;
-        let knowledge = knowledge::load(&config.knowledge, &parts.data)?;
-        let policy = parts.operations.compile_again()?;
-        let dns = match is_same(&config.dns, &self.config.dns)? {
+        let read = parts.read_again(config.clone()).await?;
+        let pool = match is_same(&config.scan, &self.config.scan)? {
+            true => None,
+            false => Some(start_pool(&config.scan).await.context("[scan]")?),
+        };
+        let dns = match fingerprints.dns == self.fingerprints.dns {
             true => None,
             false => Some(parts.bind_dns(&config, &self.dns.sockets).await.context("[dns]")?),
         };
@@ -107,18 +127,16 @@ impl Gates {
             Some(dns) => (dns.lookup(), dns.addresses()),
             None => (self.resolver.clone(), self.dns.addresses.clone()),
         };
-        let keeps_web =
-            dns.is_none() && is_same(&config.web, &self.config.web)? && is_same(&config.upstream, &self.config.upstream)?;
-        let web = match keeps_web {
+        let web = match dns.is_none() && fingerprints.web == self.fingerprints.web {
             true => None,
             false => Some(parts.bind_web(&config, resolver.clone(), &addresses, &self.web.sockets).await.context("[web]")?),
         };
-        parts.reload_trust(&config)?;
 
-        let checkpoint = &parts.operations.checkpoint;
-        checkpoint.publish_settings(config.checkpoint.clone());
-        checkpoint.publish_knowledge(knowledge);
-        checkpoint.publish_policy(policy);
+        parts.publish(read, &config)?;
+        if let Some(pool) = pool {
+            parts.workers.publish(pool);
+            tracing::info!("the scan workers were replaced");
+        }
         if let Some(dns) = dns {
             let earlier = std::mem::replace(&mut self.dns, serve_dns(dns, &mut self.tasks));
             earlier.stop.send_replace(true);
@@ -129,7 +147,7 @@ impl Gates {
             earlier.stop.send_replace(true);
             tracing::info!(gate = "web", "replaced");
         }
-        (self.resolver, self.config) = (resolver, config);
+        (self.resolver, self.config, self.fingerprints) = (resolver, config, fingerprints);
         // Gates that a reload before replaced may have ended.
         while self.tasks.try_join_next().is_some() {}
         Ok(())
@@ -138,11 +156,14 @@ impl Gates {
     /// What is opened once, at the start.
     fn check_fixed(&self, config: &Config) -> Result<()> {
         for (section, is_same) in [
-            ("store", is_same(&config.store, &self.config.store)?),
-            ("scan", is_same(&config.scan, &self.config.scan)?),
-            ("admin", is_same(&config.admin, &self.config.admin)?),
+            ("[store]", is_same(&config.store, &self.config.store)?),
+            ("[admin]", is_same(&config.admin, &self.config.admin)?),
+            (
+                "knowledge] feeds_by_command_only",
+                config.knowledge.feeds_by_command_only == self.config.knowledge.feeds_by_command_only,
+            ),
         ] {
-            ensure!(is_same, "[{section}] changed, which takes effect at a restart; nothing of the new configuration is used");
+            ensure!(is_same, "{section} changed, which takes effect at a restart; nothing of the new configuration is used");
         }
         Ok(())
     }
@@ -212,12 +233,34 @@ impl Parts {
         Ok(gate_web::bind_over(resolved, self.operations.checkpoint.clone(), means, earlier).await?)
     }
 
-    fn reload_trust(&self, config: &Config) -> Result<()> {
-        if self.authority.reload()? {
+    /// Reads and compiles what is not a gate's, on a thread where that may take its time.
+    async fn read_again(&self, config: Config) -> Result<Read> {
+        let parts = self.clone();
+        let reading = tokio::task::spawn_blocking(move || {
+            let authority = parts.authority.read_again()?;
+            let trust = trust::settings(&config.trust, authority.own_certificates(), &parts.minter)?;
+            Ok(Read {
+                trust: parts.trust.prepare(trust, SystemTime::now())?,
+                authority,
+                knowledge: knowledge::load(&config.knowledge, &parts.data)?,
+                policy: parts.operations.compile_again()?,
+            })
+        });
+        reading.await.context("reading the configuration ended early")?
+    }
+
+    fn publish(&self, read: Read, config: &Config) -> Result<()> {
+        let queries = query::Runner::new(std::env::current_exe().context("where this program is")?, config.query);
+        self.operations.publish_again(read.policy)?;
+        self.operations.publish_queries(queries);
+        self.operations.checkpoint.publish_settings(config.checkpoint.clone());
+        self.operations.checkpoint.publish_knowledge(read.knowledge);
+        // An authority of our own is distrusted upstream before it signs anything.
+        self.trust.publish(read.trust);
+        if self.authority.publish(read.authority) {
             tracing::info!(authority = &*self.authority.current().common_name, "another CA signs from now on");
         }
-        let settings = trust::settings(&config.trust, &self.authority, &self.minter)?;
-        Ok(self.trust.publish(settings, SystemTime::now())?)
+        Ok(())
     }
 }
 

@@ -8,6 +8,7 @@ mod config;
 mod control;
 mod demo;
 mod feeds;
+mod fingerprint;
 mod gates;
 mod knowledge;
 mod lists;
@@ -15,6 +16,7 @@ mod operations;
 mod policy_store;
 mod trust;
 mod up;
+mod workers;
 
 use std::path::PathBuf;
 use std::process::ExitCode;

@@ -4,9 +4,11 @@
 use std::cell::RefCell;
 use std::collections::{BTreeMap, HashMap};
 use std::path::{Path, PathBuf};
+use std::sync::{Mutex, PoisonError};
 use std::time::SystemTime;
 
 use anyhow::{Context, Result, anyhow, bail};
+use arc_swap::ArcSwap;
 use checkpoint::Checkpoint;
 use model::{Event, Facts, FieldId, Gate, Question, Session, SessionId, Station, Timestamp, Transport, Value};
 use policy::document::Document;
@@ -115,7 +117,9 @@ pub struct Operations {
     pub data: PathBuf,
     /// Counts the reloads that were asked for; whoever runs the gates carries them out.
     reloads: watch::Sender<u64>,
-    queries: query::Runner,
+    queries: ArcSwap<query::Runner>,
+    /// Held from the look at the newest revision until the policy is published, so that the newest is what stays.
+    publishing: Mutex<()>,
 }
 
 /// Merged and compiled documents, with what the compiler warns of. Lists with a source are read anew.
@@ -138,7 +142,20 @@ pub fn now() -> Timestamp {
 
 impl Operations {
     pub fn new(store: Store, policies: PolicyStore, checkpoint: Checkpoint, data: PathBuf, queries: query::Runner) -> Operations {
-        Operations { store, policies, checkpoint, data, reloads: watch::Sender::new(0), queries }
+        Operations {
+            store,
+            policies,
+            checkpoint,
+            data,
+            reloads: watch::Sender::new(0),
+            queries: ArcSwap::from_pointee(queries),
+            publishing: Mutex::new(()),
+        }
+    }
+
+    /// Takes other bounds of queries; those that run end by theirs.
+    pub fn publish_queries(&self, queries: query::Runner) {
+        self.queries.store(queries.into());
     }
 
     pub fn want_reload(&self) {
@@ -158,7 +175,7 @@ impl Operations {
             Request::Sql { sql, since, until, limit } => {
                 self.store.flush()?;
                 let query = query::Query { sql, since, until, rows_max: limit };
-                Ok(serde_json::to_value(self.queries.run(&self.data.join("events"), query))?)
+                Ok(serde_json::to_value(self.queries.load_full().run(&self.data.join("events"), query))?)
             }
             Request::Follow { expression, after } => self.follow(&expression, after),
             Request::Touched { indicators } => self.touched(&indicators),
@@ -266,6 +283,7 @@ impl Operations {
         if dry_run {
             return Ok(json!({ "changed": !changes.is_empty(), "difference": changes, "warnings": warnings, "dry_run": true }));
         }
+        let _publishing = self.publishing.lock().unwrap_or_else(PoisonError::into_inner);
         let Some(revision) = self.policies.append(documents, author, note, now())? else {
             return Ok(json!({ "changed": false, "revision": newest.number, "warnings": warnings }));
         };
@@ -281,6 +299,15 @@ impl Operations {
             tracing::warn!(warning, "policy");
         }
         Ok(policy.with_revision(revision.number))
+    }
+
+    /// Publishes what a reload compiled, unless another revision was applied meanwhile, which was compiled later.
+    pub fn publish_again(&self, policy: Policy) -> Result<()> {
+        let _publishing = self.publishing.lock().unwrap_or_else(PoisonError::into_inner);
+        if policy.revision() == self.revision(None)?.number {
+            self.checkpoint.publish_policy(policy);
+        }
+        Ok(())
     }
 
     fn history(&self) -> Result<Json> {

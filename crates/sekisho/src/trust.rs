@@ -4,7 +4,7 @@
 use std::path::Path;
 
 use anyhow::{Context, Result};
-use net::authority::Authority;
+use net::authority::AuthorityCertificate;
 use net::mint::Minter;
 use net::trust::{DestinationRoots, StaleRevocationList, TrustSettings, mozilla_roots};
 use rustls::pki_types::pem::PemObject;
@@ -15,7 +15,8 @@ use crate::config::TrustSpec;
 /// Largest revocation list: the largest public ones have some ten mebibytes.
 const REVOCATION_LIST_BYTES_MAX: u64 = 64 << 20;
 
-pub fn settings(spec: &TrustSpec, authority: &Authority, minter: &Minter) -> Result<TrustSettings> {
+/// `own` is every authority that this installation has ever used.
+pub fn settings(spec: &TrustSpec, own: Vec<AuthorityCertificate>, minter: &Minter) -> Result<TrustSettings> {
     let mut roots = mozilla_roots();
     for path in &spec.extra_roots {
         roots.extend(read_roots(path).with_context(|| format!("trust.extra_roots: {}", path.display()))?);
@@ -44,7 +45,7 @@ pub fn settings(spec: &TrustSpec, authority: &Authority, minter: &Minter) -> Res
         destinations,
         revocation_lists,
         stale_revocation_list,
-        own_authorities: authority.own_certificates(),
+        own_authorities: own,
         own_leaf_key_sha256: Some(minter.leaf_key_sha256()),
     })
 }
@@ -71,6 +72,8 @@ fn read_revocation_lists(path: &Path) -> Result<Vec<CertificateRevocationListDer
 
 #[cfg(test)]
 mod tests {
+    use net::authority::Authority;
+
     use super::*;
 
     #[test]
@@ -80,7 +83,7 @@ mod tests {
         let minter = Minter::new(authority.clone())?;
         let empty = folder.path().join("empty.pem");
         std::fs::write(&empty, "")?;
-        let told = |spec: TrustSpec| match settings(&spec, &authority, &minter) {
+        let told = |spec: TrustSpec| match settings(&spec, authority.own_certificates(), &minter) {
             Ok(_) => String::new(),
             Err(error) => format!("{error:#}"),
         };

@@ -16,7 +16,6 @@ use model::Recorder;
 use net::authority::Authority;
 use net::mint::Minter;
 use net::trust::Trust;
-use scan::host::{Pool, PoolConfig};
 use serde_json::json;
 use store::{Store, StoreConfig};
 use tokio::signal::unix::{SignalKind, signal};
@@ -32,6 +31,7 @@ use crate::knowledge;
 use crate::operations::{Operations, compile, now};
 use crate::policy_store::PolicyStore;
 use crate::trust;
+use crate::workers::{Workers, start_pool};
 
 /// The policy of a new installation.
 pub const DEFAULT_POLICY: &str = include_str!("../defaults/policy.toml");
@@ -147,18 +147,21 @@ async fn up(data: &Path, config: Config, arguments: &UpArguments) -> Result<()> 
     let control = Control::bind(data)?;
     let authority = load_authority(data)?;
     let minter = Arc::new(Minter::new(authority.clone())?);
-    let trust = Arc::new(Trust::new(trust::settings(&config.trust, &authority, &minter)?, SystemTime::now())?);
-    let pool = Arc::new(start_workers(&config).await?);
-    tokio::spawn({
-        let pool = Arc::clone(&pool);
-        async move { pool.watch(scan::host::WATCH_SECONDS).await }
-    });
+    let trust = Arc::new(Trust::new(trust::settings(&config.trust, authority.own_certificates(), &minter)?, SystemTime::now())?);
+    let workers = Arc::new(Workers::new(start_pool(&config.scan).await?));
     let store_config = StoreConfig { directory: data.join("events"), ..config.store.clone() };
     let store = Store::open(store_config).context("the event store")?;
-    let operations = Arc::new(assemble(data, store.clone(), config.clone(), Some(pool.clone()))?);
+    let operations = Arc::new(assemble(data, store.clone(), config.clone(), Some(workers.clone()))?);
 
     let written = Written { path: arguments.config.clone(), ephemeral_ports: arguments.ephemeral_ports };
-    let parts = Parts { data: data.to_owned(), operations: operations.clone(), authority: authority.clone(), minter, trust };
+    let parts = Parts {
+        data: data.to_owned(),
+        operations: operations.clone(),
+        workers: workers.clone(),
+        authority: authority.clone(),
+        minter,
+        trust,
+    };
     let mut gates = Gates::start(parts, written, config.clone()).await?;
     let admin = Admin::bind(config.admin.listen, data).await?;
 
@@ -175,6 +178,7 @@ async fn up(data: &Path, config: Config, arguments: &UpArguments) -> Result<()> 
     let mut helpers = JoinSet::new();
     helpers.spawn(admin.serve(operations.clone()));
     helpers.spawn(control.serve(operations.clone()));
+    helpers.spawn(async move { workers.watch().await });
     helpers.spawn(watch_authority(authority.clone(), store.clone()));
     if !config.knowledge.feeds_by_command_only {
         helpers.spawn(watch_feeds(data.to_owned(), operations.clone()));
@@ -205,24 +209,17 @@ async fn wait_for_signals(gates: &mut Gates, mut wanted: watch::Receiver<u64>) -
             _ = hangup.recv() => {}
             Ok(()) = wanted.changed() => {}
         }
-        match gates.reload().await {
+        // Whoever wants the program to end does not wait for lists to be read; a reload that is dropped has changed nothing.
+        let outcome = tokio::select! {
+            outcome = gates.reload() => outcome,
+            _ = terminate.recv() => return Ok(()),
+            _ = interrupt.recv() => return Ok(()),
+        };
+        match outcome {
             Ok(()) => tracing::info!("reloaded"),
             Err(error) => tracing::error!(error = format!("{error:#}"), "reload failed; the earlier state stays"),
         }
     }
-}
-
-async fn start_workers(config: &Config) -> Result<Pool> {
-    let cores = std::thread::available_parallelism().map_or(1, usize::from);
-    let program = std::env::current_exe().context("where this program is")?;
-    let pool = PoolConfig {
-        workers: if config.scan.workers == 0 { cores } else { config.scan.workers },
-        definitions: config.scan.definitions.clone(),
-        limits: config.scan.limits,
-        clamd: config.scan.clamd.clone(),
-        ..PoolConfig::new(program)
-    };
-    Pool::start(pool).await.context("the scan workers")
 }
 
 /// Says in the log and in the record when the CA nears its end (TL-08), at the start and every day.

@@ -1,91 +1,19 @@
 //! The program as a user meets it: started, pointed at, asked. Real clients (curl, Chromium) take part where
 //! SEKISHO_TEST_SYSTEM=1 says that they are there; without it the demo plays the client.
-#![expect(clippy::unwrap_used, clippy::panic, reason = "a test stops where its own set-up fails")]
+#![expect(clippy::unwrap_used, reason = "a test stops where its own set-up fails")]
+
+mod rig;
 
 use std::io::{Read, Write};
-use std::net::{SocketAddr, TcpListener};
+use std::net::TcpListener;
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Output, Stdio};
+use std::process::{Command, Stdio};
 use std::sync::Arc;
 use std::time::Duration;
 
-const PROGRAM: &str = env!("CARGO_BIN_EXE_sekisho");
+use rig::{PROGRAM, Running, exchange};
+
 const PAGE: &str = "<p>this page is clean</p>";
-
-/// The program, ended when dropped.
-struct Running {
-    child: Child,
-    folder: tempfile::TempDir,
-    ready: serde_json::Value,
-}
-
-impl Drop for Running {
-    fn drop(&mut self) {
-        let _ = self.child.kill();
-        let _ = self.child.wait();
-    }
-}
-
-impl Running {
-    fn start(folder: tempfile::TempDir, config: &str) -> Running {
-        let (config_path, ready) = (folder.path().join("sekisho.toml"), folder.path().join("ready.json"));
-        std::fs::write(&config_path, config).unwrap();
-        let log = std::fs::File::create(folder.path().join("log")).unwrap();
-        let child = Command::new(PROGRAM)
-            .arg("--data")
-            .arg(folder.path().join("data"))
-            .arg("up")
-            .arg("--config")
-            .arg(&config_path)
-            .arg("--ephemeral-ports")
-            .arg("--ready-file")
-            .arg(&ready)
-            .stdin(Stdio::null())
-            .stdout(Stdio::null())
-            .stderr(log)
-            .spawn()
-            .unwrap();
-        let mut running = Running { child, folder, ready: serde_json::Value::Null };
-        for _ in 0..1200 {
-            if let Ok(text) = std::fs::read_to_string(&ready) {
-                running.ready = serde_json::from_str(&text).unwrap();
-                return running;
-            }
-            if let Some(status) = running.child.try_wait().unwrap() {
-                panic!("ended with {status}: {}", running.log());
-            }
-            std::thread::sleep(Duration::from_millis(50));
-        }
-        panic!("did not come up: {}", running.log());
-    }
-
-    fn log(&self) -> String {
-        std::fs::read_to_string(self.folder.path().join("log")).unwrap_or_default()
-    }
-
-    fn data(&self) -> PathBuf {
-        self.folder.path().join("data")
-    }
-
-    fn address(&self, gate: &str, protocols: &[&str]) -> SocketAddr {
-        let rows = self.ready["listeners"].as_array().unwrap();
-        let row = rows.iter().find(|row| row["gate"] == gate && protocols.iter().any(|name| row["protocol"] == *name));
-        row.unwrap_or_else(|| panic!("no {gate} {protocols:?} in {}", self.ready))["address"].as_str().unwrap().parse().unwrap()
-    }
-
-    fn proxy(&self) -> SocketAddr {
-        self.address("web", &["http", "proxy"])
-    }
-
-    fn command(&self, arguments: &[&str]) -> Output {
-        Command::new(PROGRAM).arg("--data").arg(self.data()).args(arguments).stdin(Stdio::null()).output().unwrap()
-    }
-
-    fn ask(&self, arguments: &[&str]) -> String {
-        let output = self.command(arguments);
-        format!("{}{}", String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr))
-    }
-}
 
 /// The standard harmless test file, put together at run time.
 fn test_virus() -> Vec<u8> {
@@ -151,12 +79,7 @@ fn loopback_config(origin_ca: &Path) -> String {
 
 /// One HTTP request to the admin listener; the whole answer as text.
 fn admin(running: &Running, request: &str) -> String {
-    let mut stream = std::net::TcpStream::connect(running.address("admin", &["http"])).unwrap();
-    stream.set_read_timeout(Some(Duration::from_secs(10))).unwrap();
-    stream.write_all(request.as_bytes()).unwrap();
-    let mut answer = String::new();
-    stream.read_to_string(&mut answer).unwrap();
-    answer
+    exchange(running.address("admin", "http"), request)
 }
 
 fn is_skipped(needs: &str) -> bool {
@@ -194,7 +117,7 @@ fn a_misspelt_key_is_refused_with_its_neighbour() {
 #[test]
 fn a_policy_is_applied_listed_and_rolled_back_while_the_program_runs() {
     let running = Running::start(tempfile::tempdir().unwrap(), "");
-    let document = running.folder.path().join("more.toml");
+    let document = running.folder.join("more.toml");
     let rule =
         "[[rule]]\nname = \"no games\"\ngate = \"dns\"\naction = \"block\"\nwhen = 'any(dns.domains[*] == \"games.example\")'\n";
     std::fs::write(&document, rule).unwrap();
@@ -209,93 +132,6 @@ fn a_policy_is_applied_listed_and_rolled_back_while_the_program_runs() {
     std::fs::write(&document, rule.replace("dns.domains", "dns.domain")).unwrap();
     let refused = running.ask(&["apply", path]);
     assert!(refused.contains("dns.domains"), "{refused}");
-}
-
-#[test]
-fn a_list_is_read_from_a_file_and_again_at_a_reload() {
-    let running = Running::start(tempfile::tempdir().unwrap(), "");
-    let list = running.folder.path().join("names.txt");
-    std::fs::write(&list, "one.example\n").unwrap();
-    let document = running.folder.path().join("lists.toml");
-    let text = format!(
-        "[[list]]\nname = \"names\"\nkind = \"domain\"\nsource = {list:?}\n\n[[rule]]\nname = \"listed names\"\ngate = \"dns\"\n\
-         action = \"block\"\nwhen = 'any(dns.domains[*] in $names)'\n"
-    );
-    std::fs::write(&document, text).unwrap();
-    let applied = running.ask(&["apply", document.to_str().unwrap()]);
-    assert!(applied.contains("applied"), "{applied}");
-    let is_blocked = |name: &str| running.ask(&["explain", "dns", name]).contains("access? block, by rule `listed names`");
-    assert!(is_blocked("www.one.example") && !is_blocked("two.example"));
-    std::fs::write(&list, "two.example\n").unwrap();
-    let hangup = Command::new("kill").args(["-HUP", &running.child.id().to_string()]).status().unwrap();
-    assert!(hangup.success());
-    for _ in 0..200 {
-        if is_blocked("two.example") {
-            return;
-        }
-        std::thread::sleep(Duration::from_millis(50));
-    }
-    panic!("the list was not read again: {}", running.log());
-}
-
-/// An answer of the DNS gate to a question for `name`, or the first bytes of none.
-fn rcode(running: &Running, name: &str) -> u8 {
-    let socket = std::net::UdpSocket::bind("127.0.0.1:0").unwrap();
-    socket.set_read_timeout(Some(Duration::from_secs(10))).unwrap();
-    let mut query = vec![0x12, 0x34, 1, 0, 0, 1, 0, 0, 0, 0, 0, 0];
-    for label in name.split('.') {
-        query.push(label.len() as u8);
-        query.extend_from_slice(label.as_bytes());
-    }
-    query.extend_from_slice(&[0, 0, 1, 0, 1]);
-    socket.send_to(&query, running.address("dns", &["udp"])).unwrap();
-    let mut answer = [0_u8; 512];
-    socket.recv(&mut answer).unwrap();
-    answer[3] & 0xf
-}
-
-#[test]
-fn a_reload_takes_the_configuration_whole_or_not_at_all_and_keeps_the_ports() {
-    let running = Running::start(tempfile::tempdir().unwrap(), "[dns]\nblock_mode = \"nxdomain\"\n");
-    let rule = running.folder.path().join("rule.toml");
-    std::fs::write(&rule, "[[rule]]\nname = \"no\"\ngate = \"dns\"\naction = \"block\"\nwhen = 'dns.fqdn == \"no.example\"'\n")
-        .unwrap();
-    assert!(running.ask(&["apply", rule.to_str().unwrap()]).contains("applied"));
-    assert_eq!(rcode(&running, "no.example"), 3);
-    let config = running.folder.path().join("sekisho.toml");
-    let reload = |text: &str, told: &str| {
-        std::fs::write(&config, text).unwrap();
-        let before = running.log().matches(told).count();
-        assert!(Command::new("kill").args(["-HUP", &running.child.id().to_string()]).status().unwrap().success());
-        for _ in 0..400 {
-            if running.log().matches(told).count() > before {
-                return;
-            }
-            std::thread::sleep(Duration::from_millis(50));
-        }
-        panic!("no `{told}`: {}", running.log());
-    };
-    reload("[dns]\nblock_mod = \"refused\"\n", "did you mean `block_mode`");
-    assert_eq!(rcode(&running, "no.example"), 3);
-    reload("[dns]\nblock_mode = \"refused\"\n[store]\nqueue_events_max = 70000\n", "[store] changed");
-    assert_eq!(rcode(&running, "no.example"), 3);
-    // An idle connection from before is closed, as at any stop; the port is the same for those who come after.
-    let mut idle = std::net::TcpStream::connect(running.proxy()).unwrap();
-    reload("[dns]\nblock_mode = \"refused\"\n[web.limits]\nconnections_max = 77\n", "reloaded");
-    // The earlier gate may take one more batch before it sees that it was replaced.
-    assert!((0..100).any(|_| {
-        std::thread::sleep(Duration::from_millis(50));
-        rcode(&running, "no.example") == 5
-    }));
-    let mut stream = std::net::TcpStream::connect(running.proxy()).unwrap();
-    for stream in [&mut idle, &mut stream] {
-        stream.set_read_timeout(Some(Duration::from_secs(20))).unwrap();
-    }
-    assert_eq!(idle.read(&mut [0]).unwrap(), 0);
-    stream.write_all(b"GET /proxy.pac HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n").unwrap();
-    let mut answer = String::new();
-    stream.read_to_string(&mut answer).unwrap();
-    assert!(answer.starts_with("HTTP/1.1 200"), "{answer:?}");
 }
 
 #[test]
@@ -351,7 +187,7 @@ fn curl_gets_the_clean_file_and_not_the_virus_and_the_record_names_the_user() {
     let running = Running::start(folder, &loopback_config(&origin_ca));
     let token = running.ask(&["token", "ann@example.com"]);
     let (token, document) = (token.lines().next().unwrap().to_owned(), token.split("[[user]]").nth(1).unwrap().to_owned());
-    let path = running.folder.path().join("users.toml");
+    let path = running.folder.join("users.toml");
     let document = document.split("\n\n").next().unwrap();
     std::fs::write(&path, format!("[[user]]{document}\n")).unwrap();
     assert!(running.ask(&["apply", path.to_str().unwrap()]).contains("applied"));
@@ -386,7 +222,7 @@ fn chromium_shows_the_clean_page_and_a_failed_download_for_the_virus() {
     let folder = tempfile::tempdir().unwrap();
     let (port, origin_ca) = start_origin(folder.path());
     let running = Running::start(folder, &loopback_config(&origin_ca));
-    let home = running.folder.path().join("home");
+    let home = running.folder.join("home");
     let store = home.join(".pki/nssdb");
     std::fs::create_dir_all(&store).unwrap();
     let store = format!("sql:{}", store.display());
@@ -422,9 +258,7 @@ fn chromium_shows_the_clean_page_and_a_failed_download_for_the_virus() {
 #[test]
 fn a_stopped_program_answers_from_its_data() {
     let mut running = Running::start(tempfile::tempdir().unwrap(), "");
-    let status = Command::new("kill").arg(running.child.id().to_string()).status().unwrap();
-    assert!(status.success());
-    assert!(running.child.wait().unwrap().success(), "{}", running.log());
+    running.stop();
     assert!(running.ask(&["policy", "history"]).contains("the policy of a new installation"));
     assert!(running.ask(&["touched", "nowhere.example"]).contains("nobody"));
 }

@@ -2,27 +2,19 @@
 //! restart.
 #![expect(clippy::unwrap_used, clippy::panic, reason = "a test stops where its own set-up fails")]
 
+mod rig;
+
 use std::net::{SocketAddr, UdpSocket};
 use std::path::Path;
-use std::process::{Child, Command, Stdio};
+use std::process::{Command, Stdio};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
+use rig::{PROGRAM, Running};
 use testkit::{Origin, Response};
-
-const PROGRAM: &str = env!("CARGO_BIN_EXE_sekisho");
 
 /// Far beyond what a busy machine needs.
 const WAIT: Duration = Duration::from_secs(60);
-
-struct Running(Child);
-
-impl Drop for Running {
-    fn drop(&mut self) {
-        let _ = self.0.kill();
-        let _ = self.0.wait();
-    }
-}
 
 fn program(folder: &Path) -> Command {
     let mut command = Command::new(PROGRAM);
@@ -77,16 +69,8 @@ fn what_a_publisher_adds_is_blocked_without_a_command() {
     std::fs::write(&state, kept.to_string()).unwrap();
     *text.lock().unwrap() = "0.0.0.0 old.bad.example\n0.0.0.0 new.bad.example\n";
 
-    let (config, ready) = (folder.path().join("sekisho.toml"), folder.path().join("ready.json"));
-    std::fs::write(&config, "[dns]\nupstreams = [\"127.0.0.1:1\"]\n").unwrap();
-    let mut up = program(folder.path());
-    up.arg("up").arg("--config").arg(&config).arg("--ephemeral-ports").arg("--ready-file").arg(&ready).stderr(Stdio::null());
-    let _running = Running(up.spawn().unwrap());
-    let ready = until("the ready file", || std::fs::read(&ready).ok());
-    let ready: serde_json::Value = serde_json::from_slice(&ready).unwrap();
-    let listeners = ready["listeners"].as_array().unwrap();
-    let gate = listeners.iter().find(|row| row["gate"] == "dns" && row["protocol"] == "udp").unwrap();
-    let gate: SocketAddr = gate["address"].as_str().unwrap().parse().unwrap();
+    let running = Running::start_in(folder.path(), "[dns]\nupstreams = [\"127.0.0.1:1\"]\n");
+    let gate = running.dns();
     assert_eq!(address_of(gate, "old.bad.example"), Some([0, 0, 0, 0]));
     until("the new name", || address_of(gate, "new.bad.example").filter(|address| *address == [0, 0, 0, 0]));
     assert_eq!(origin.requests().len(), 2);

@@ -1,6 +1,6 @@
 //! The record as a user asks it: search, counts, follow, explain, replay, over an installation that does not run and one
 //! that does.
-#![expect(clippy::unwrap_used, clippy::panic, reason = "a test stops where its own set-up fails")]
+#![expect(clippy::unwrap_used, reason = "a test stops where its own set-up fails")]
 
 mod rig;
 
@@ -103,7 +103,7 @@ fn a_count_by_field_is_that_of_the_search() {
 #[test]
 fn follow_shows_what_comes_and_nothing_from_before() {
     let (installation, _) = installation();
-    let running = Running::start(installation.folder.path());
+    let running = Running::start_in(installation.folder.path(), "");
     let mut follower = Command::new(rig::PROGRAM)
         .arg("--data")
         .arg(installation.data())

@@ -1,6 +1,6 @@
 //! `sekisho sql` as a user meets it: the same answers as the other commands, over files and what is not sealed yet, at rest
 //! and running; and queries that would hurt, each ended by its bound while the gate answers.
-#![expect(clippy::unwrap_used, clippy::panic, reason = "a test stops where its own set-up fails")]
+#![expect(clippy::unwrap_used, reason = "a test stops where its own set-up fails")]
 
 mod rig;
 
@@ -48,7 +48,7 @@ fn refused(installation: &Installation, sql: &str) -> (String, Option<i32>) {
 #[test]
 fn answers_are_those_of_search_count_and_touched() {
     let installation = installation();
-    let running = Running::start(installation.folder.path());
+    let mut running = Running::start_in(installation.folder.path(), "");
     compare(&installation);
     // What was decided a moment ago is there as soon as it is asked for.
     assert!(ask_for(running.dns(), "just.now.invalid"));
@@ -148,7 +148,7 @@ fn children(process_id: u32) -> Vec<String> {
 #[test]
 fn a_query_that_runs_away_ends_by_its_bound_and_the_gate_does_not_notice() {
     let installation = installation();
-    let running = Running::start_with(installation.folder.path(), "[query]\nseconds_max = 3\n");
+    let mut running = Running::start_in(installation.folder.path(), "[query]\nseconds_max = 3\n");
     let deep = |open: &str, inner: &str, close: &str, depth: usize| {
         format!("SELECT {}{inner}{}", open.repeat(depth), close.repeat(depth))
     };
@@ -177,7 +177,7 @@ fn a_query_that_runs_away_ends_by_its_bound_and_the_gate_does_not_notice() {
     let join = "SELECT count(*) FROM events a, events b, events c WHERE a.host < b.user_name OR b.host > c.host";
     ends_by_bound(&installation, &running, join, " than ");
     running.stop();
-    let running = Running::start_with(installation.folder.path(), "[query]\nmemory_bytes_max = 4194304\nseconds_max = 60\n");
+    let running = Running::start_in(installation.folder.path(), "[query]\nmemory_bytes_max = 4194304\nseconds_max = 60\n");
     for sql in [
         "SELECT a.event_id, b.event_id, count(*) FROM events a CROSS JOIN events b GROUP BY 1, 2",
         "SELECT array_length(range(0, 1000000000))",

@@ -2,119 +2,47 @@
 //! to its event, a revocation list that is taken at a reload.
 #![expect(clippy::unwrap_used, reason = "a test stops where its own set-up fails")]
 
-use std::io::{Read, Write};
-use std::net::{SocketAddr, TcpListener, TcpStream};
-use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Output, Stdio};
-use std::sync::Arc;
-use std::time::{Duration, Instant};
+mod rig;
 
+use std::io::{Read, Write};
+use std::net::{TcpListener, TcpStream};
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+use std::sync::Arc;
+
+use rig::{PATIENCE, PROGRAM, Running, exchange, wait_until};
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivatePkcs8KeyDer, ServerName};
 
-const PROGRAM: &str = env!("CARGO_BIN_EXE_sekisho");
-/// A reload is asked for and carried out by another thread.
-const PATIENCE: Duration = Duration::from_secs(20);
-
-/// The program, ended when dropped.
-struct Running {
-    child: Child,
-    folder: tempfile::TempDir,
-    proxy: SocketAddr,
+fn certificates(running: &Running) -> Vec<CertificateDer<'static>> {
+    let answer = exchange(running.proxy(), "GET /sekisho/ca.pem HTTP/1.1\r\nHost: proxy\r\nConnection: close\r\n\r\n");
+    CertificateDer::pem_slice_iter(answer.as_bytes()).collect::<Result<_, _>>().unwrap()
 }
 
-impl Drop for Running {
-    fn drop(&mut self) {
-        let _ = self.child.kill();
-        let _ = self.child.wait();
+/// The status of an inspected request to an origin on this machine, or why a client with this root alone gets none.
+fn inspected(running: &Running, port: u16, root: &CertificateDer<'static>) -> Result<u16, std::io::Error> {
+    let mut stream = TcpStream::connect(running.proxy())?;
+    stream.set_read_timeout(Some(PATIENCE))?;
+    write!(stream, "CONNECT localhost:{port} HTTP/1.1\r\nHost: localhost:{port}\r\n\r\n")?;
+    let mut head = Vec::new();
+    while !head.ends_with(b"\r\n\r\n") {
+        let mut byte = [0];
+        stream.read_exact(&mut byte)?;
+        head.push(byte[0]);
     }
-}
-
-impl Running {
-    fn start(folder: tempfile::TempDir, config: &str) -> Running {
-        let (path, ready) = (folder.path().join("sekisho.toml"), folder.path().join("ready.json"));
-        std::fs::write(&path, config).unwrap();
-        let log = std::fs::File::create(folder.path().join("log")).unwrap();
-        let mut program = Command::new(PROGRAM);
-        program.arg("--data").arg(folder.path().join("data")).arg("up").arg("--config").arg(path).arg("--ephemeral-ports");
-        program.arg("--ready-file").arg(&ready).stdin(Stdio::null()).stdout(Stdio::null()).stderr(log);
-        let child = program.spawn().unwrap();
-        let mut running = Running { child, folder, proxy: SocketAddr::from(([127, 0, 0, 1], 0)) };
-        let until = Instant::now() + Duration::from_secs(60);
-        while !ready.exists() {
-            assert!(Instant::now() < until, "did not come up: {}", running.log());
-            std::thread::sleep(Duration::from_millis(50));
-        }
-        let told: serde_json::Value = serde_json::from_str(&std::fs::read_to_string(&ready).unwrap()).unwrap();
-        let row = told["listeners"].as_array().unwrap().iter().find(|row| row["gate"] == "web" && row["protocol"] == "http");
-        running.proxy = row.unwrap()["address"].as_str().unwrap().parse().unwrap();
-        running
-    }
-
-    fn log(&self) -> String {
-        std::fs::read_to_string(self.folder.path().join("log")).unwrap_or_default()
-    }
-
-    fn command(&self, arguments: &[&str]) -> Output {
-        let data = self.folder.path().join("data");
-        Command::new(PROGRAM).arg("--data").arg(data).args(arguments).stdin(Stdio::null()).output().unwrap()
-    }
-
-    fn must(&self, arguments: &[&str]) -> String {
-        let output = self.command(arguments);
-        let text = String::from_utf8_lossy(&output.stdout).into_owned();
-        assert!(output.status.success(), "{arguments:?}: {text}{}", String::from_utf8_lossy(&output.stderr));
-        text
-    }
-
-    /// One plain request, raw; the whole answer.
-    fn ask(&self, request: &str) -> String {
-        let mut stream = TcpStream::connect(self.proxy).unwrap();
-        stream.set_read_timeout(Some(PATIENCE)).unwrap();
-        stream.write_all(request.as_bytes()).unwrap();
-        let mut answer = String::new();
-        stream.read_to_string(&mut answer).unwrap();
-        answer
-    }
-
-    fn certificates(&self) -> Vec<CertificateDer<'static>> {
-        let answer = self.ask("GET /sekisho/ca.pem HTTP/1.1\r\nHost: proxy\r\nConnection: close\r\n\r\n");
-        CertificateDer::pem_slice_iter(answer.as_bytes()).collect::<Result<_, _>>().unwrap()
-    }
-
-    /// The status of an inspected request to an origin on this machine, or why a client with this root alone gets none.
-    fn inspected(&self, port: u16, root: &CertificateDer<'static>) -> Result<u16, std::io::Error> {
-        let mut stream = TcpStream::connect(self.proxy)?;
-        stream.set_read_timeout(Some(PATIENCE))?;
-        write!(stream, "CONNECT localhost:{port} HTTP/1.1\r\nHost: localhost:{port}\r\n\r\n")?;
-        let mut head = Vec::new();
-        while !head.ends_with(b"\r\n\r\n") {
-            let mut byte = [0];
-            stream.read_exact(&mut byte)?;
-            head.push(byte[0]);
-        }
-        let mut roots = rustls::RootCertStore::empty();
-        roots.add(root.clone()).unwrap();
-        let config = rustls::ClientConfig::builder_with_provider(Arc::new(rustls::crypto::aws_lc_rs::default_provider()))
-            .with_safe_default_protocol_versions()
-            .unwrap()
-            .with_root_certificates(roots)
-            .with_no_client_auth();
-        let name = ServerName::try_from("localhost").unwrap();
-        let mut stream = rustls::StreamOwned::new(rustls::ClientConnection::new(Arc::new(config), name).unwrap(), stream);
-        write!(stream, "GET / HTTP/1.1\r\nHost: localhost:{port}\r\nConnection: close\r\n\r\n")?;
-        let mut line = [0; 12];
-        stream.read_exact(&mut line)?;
-        Ok(String::from_utf8_lossy(&line[9..]).parse().unwrap())
-    }
-}
-
-fn wait_until(what: &str, mut holds: impl FnMut() -> bool) {
-    let until = Instant::now() + PATIENCE;
-    while !holds() {
-        assert!(Instant::now() < until, "{what}");
-        std::thread::sleep(Duration::from_millis(50));
-    }
+    let mut roots = rustls::RootCertStore::empty();
+    roots.add(root.clone()).unwrap();
+    let config = rustls::ClientConfig::builder_with_provider(Arc::new(rustls::crypto::aws_lc_rs::default_provider()))
+        .with_safe_default_protocol_versions()
+        .unwrap()
+        .with_root_certificates(roots)
+        .with_no_client_auth();
+    let name = ServerName::try_from("localhost").unwrap();
+    let mut stream = rustls::StreamOwned::new(rustls::ClientConnection::new(Arc::new(config), name).unwrap(), stream);
+    write!(stream, "GET / HTTP/1.1\r\nHost: localhost:{port}\r\nConnection: close\r\n\r\n")?;
+    let mut line = [0; 12];
+    stream.read_exact(&mut line)?;
+    Ok(String::from_utf8_lossy(&line[9..]).parse().unwrap())
 }
 
 /// An origin on loopback whose certificate has the number 77, its authority as PEM, and a list of that authority's that
@@ -186,9 +114,9 @@ fn tl_07_a_ca_is_rotated_while_the_program_runs() {
     let folder = tempfile::tempdir().unwrap();
     let (port, origin_ca, _) = start_origin(folder.path(), "test origin authority");
     let running = Running::start(folder, &config(&origin_ca, ""));
-    let first = running.certificates();
+    let first = certificates(&running);
     assert_eq!(first.len(), 1);
-    assert_eq!(running.inspected(port, &first[0]).unwrap(), 200);
+    assert_eq!(inspected(&running, port, &first[0]).unwrap(), 200);
     let refused = running.command(&["ca", "activate"]);
     assert!(!refused.status.success(), "there is nothing to activate yet");
     running.must(&["ca", "rotate", "--days", "29"]);
@@ -197,13 +125,42 @@ fn tl_07_a_ca_is_rotated_while_the_program_runs() {
     let exported = running.must(&["ca", "export"]);
     let both: Vec<_> = CertificateDer::pem_slice_iter(exported.as_bytes()).collect::<Result<_, _>>().unwrap();
     assert_eq!((both.len(), &both[0]), (2, &first[0]));
-    wait_until("both certificates are handed out", || running.certificates() == both);
-    assert_eq!(running.inspected(port, &first[0]).unwrap(), 200, "the first one signs until the second is activated");
+    wait_until("both certificates are handed out", || certificates(&running) == both);
+    assert_eq!(inspected(&running, port, &first[0]).unwrap(), 200, "the first one signs until the second is activated");
     let told = running.must(&["ca", "activate"]);
     assert!(told.contains("signs from now on"), "{told}");
-    wait_until("the second one signs", || running.inspected(port, &both[1]).is_ok_and(|status| status == 200));
-    assert!(running.inspected(port, &first[0]).is_err());
-    assert_eq!(running.certificates(), [both[1].clone()]);
+    wait_until("the second one signs", || inspected(&running, port, &both[1]).is_ok_and(|status| status == 200));
+    assert!(inspected(&running, port, &first[0]).is_err());
+    assert_eq!(certificates(&running), [both[1].clone()]);
+}
+
+/// TL-07: another CA, and whom to trust, are part of a reload that takes effect whole or not at all.
+#[test]
+fn tl_07_a_ca_does_not_change_in_a_reload_that_fails() {
+    let folder = tempfile::tempdir().unwrap();
+    let (port, origin_ca, _) = start_origin(folder.path(), "test origin authority");
+    let (_, _, list) = start_origin(tempfile::tempdir().unwrap().path(), "another authority");
+    let path = folder.path().join("origin.crl");
+    std::fs::write(&path, &list).unwrap();
+    let running = Running::start(folder, &config(&origin_ca, &format!("revocation_lists = [{path:?}]")));
+    let first = certificates(&running);
+    std::fs::write(&path, "rubbish").unwrap();
+    let failures = || running.log().matches("reload failed").count();
+    running.must(&["ca", "rotate"]);
+    running.must(&["ca", "activate"]);
+    // Twice, so that the second began after the command had ended.
+    for _ in 0..2 {
+        let before = failures();
+        running.signal("HUP");
+        wait_until("a reload failed", || failures() > before);
+    }
+    assert_eq!(certificates(&running), first);
+    assert_eq!(inspected(&running, port, &first[0]).unwrap(), 200);
+    std::fs::write(&path, &list).unwrap();
+    running.signal("HUP");
+    wait_until("the second one signs", || inspected(&running, port, &first[0]).is_err());
+    let second = certificates(&running).remove(0);
+    assert_eq!(inspected(&running, port, &second).unwrap(), 200);
 }
 
 /// GW-156: what another site was handed leads its operator to nothing, and ours to the event.
@@ -216,7 +173,10 @@ fn gw_156_a_token_is_opened_to_its_event() {
     std::fs::write(&policy, rule).unwrap();
     let running = Running::start(folder, "");
     running.must(&["apply", policy.to_str().unwrap()]);
-    let answer = running.ask("GET http://site.example/secret?k=1 HTTP/1.1\r\nHost: site.example\r\nConnection: close\r\n\r\n");
+    let answer = exchange(
+        running.proxy(),
+        "GET http://site.example/secret?k=1 HTTP/1.1\r\nHost: site.example\r\nConnection: close\r\n\r\n",
+    );
     assert!(answer.starts_with("HTTP/1.1 307"), "{answer}");
     let location = answer.lines().find_map(|line| line.strip_prefix("location: ")).unwrap();
     assert!(location.starts_with("https://c.example/p?sekisho_context=skx_") && !location.contains("secret"), "{location}");
@@ -230,7 +190,7 @@ fn gw_156_a_token_is_opened_to_its_event() {
     let stranger = Command::new(PROGRAM).arg("--data").arg(other.path()).args(["reference", location]).output().unwrap();
     assert!(!stranger.status.success());
     use std::os::unix::fs::PermissionsExt;
-    let key = std::fs::metadata(running.folder.path().join("data/context.key")).unwrap();
+    let key = std::fs::metadata(running.data().join("context.key")).unwrap();
     assert_eq!(key.permissions().mode() & 0o777, 0o600);
 }
 
@@ -243,16 +203,15 @@ fn a_revocation_list_is_taken_at_a_reload() {
     let (_, _, others) = start_origin(tempfile::tempdir().unwrap().path(), "another authority");
     std::fs::write(&path, others).unwrap();
     let running = Running::start(folder, &config(&origin_ca, &format!("revocation_lists = [{path:?}]")));
-    let root = running.certificates().remove(0);
-    assert_eq!(running.inspected(port, &root).unwrap(), 200);
+    let root = certificates(&running).remove(0);
+    assert_eq!(inspected(&running, port, &root).unwrap(), 200);
     std::fs::write(&path, list).unwrap();
-    let pid = running.child.id().to_string();
-    assert!(Command::new("kill").args(["-HUP", &pid]).status().unwrap().success());
-    wait_until("the list holds", || running.inspected(port, &root).is_ok_and(|status| status == 526));
+    running.signal("HUP");
+    wait_until("the list holds", || inspected(&running, port, &root).is_ok_and(|status| status == 526));
     std::fs::write(&path, "rubbish").unwrap();
-    assert!(Command::new("kill").args(["-HUP", &pid]).status().unwrap().success());
+    running.signal("HUP");
     wait_until("the bad list is told of", || running.log().contains("reload failed"));
-    assert_eq!(running.inspected(port, &root).unwrap(), 526, "a list that cannot be read leaves the earlier one in place");
+    assert_eq!(inspected(&running, port, &root).unwrap(), 526, "a list that cannot be read leaves the earlier one in place");
 }
 
 /// A password is hashed by command and proves its user to the running program.
@@ -280,9 +239,12 @@ fn a_password_from_the_command_proves_its_user() {
     for (password, status) in [("correct horse battery staple", "HTTP/1.1 502"), ("wrong", "HTTP/1.1 407")] {
         use base64::Engine;
         let credentials = base64::engine::general_purpose::STANDARD.encode(format!("ann@example.com:{password}"));
-        let answer = running.ask(&format!(
-            "GET http://nowhere.invalid/ HTTP/1.1\r\nHost: nowhere.invalid\r\nProxy-Authorization: Basic {credentials}\r\nConnection: close\r\n\r\n"
-        ));
+        let answer = exchange(
+            running.proxy(),
+            &format!(
+                "GET http://nowhere.invalid/ HTTP/1.1\r\nHost: nowhere.invalid\r\nProxy-Authorization: Basic {credentials}\r\nConnection: close\r\n\r\n"
+            ),
+        );
         assert!(answer.starts_with(status), "{password}: {answer}");
     }
 }

@@ -88,17 +88,20 @@ fn tl_07_a_running_authority_takes_what_another_process_made() {
     let command = Authority::load_or_create(directory.path(), "Test", now()).unwrap();
     let before = running.current();
     let next = command.rotate("Test", 365, now()).unwrap();
-    assert!(!running.reload().unwrap());
+    assert!(!running.publish(running.read_again().unwrap()));
     assert_eq!(running.next().unwrap().fingerprint, next.fingerprint);
     let both = format!("{}{}", before.pem, next.pem);
     assert_eq!(running.trust_pem(), both);
     assert_eq!(fs::read_to_string(running.public_path()).unwrap(), both);
     command.activate(now()).unwrap();
-    assert!(running.reload().unwrap());
+    let reading = running.read_again().unwrap();
+    assert_eq!(running.current().fingerprint, before.fingerprint, "what was read is not in use");
+    assert_eq!(reading.own_certificates()[0].fingerprint, next.fingerprint);
+    assert!(running.publish(reading));
     assert_eq!(running.current().fingerprint, next.fingerprint);
     assert_eq!(running.own_certificates().len(), 2);
     write_private(&directory.path().join(CURRENT_FILE), b"rubbish").unwrap();
-    assert!(running.reload().is_err());
+    assert!(running.read_again().is_err());
     assert_eq!(running.current().fingerprint, next.fingerprint, "a bad file leaves the earlier one in place");
 }
 

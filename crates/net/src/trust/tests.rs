@@ -82,9 +82,9 @@ fn settings_are_taken_whole_or_not_at_all() {
     let is_own = |trust: &Trust| trust.built.load().distrusted.own_keys.contains(&key);
     assert!(!is_own(&trust));
     let settings = TrustSettings { own_authorities: own.own_certificates(), ..TrustSettings::default() };
-    trust.publish(settings, SystemTime::now()).unwrap();
+    trust.publish(trust.prepare(settings, SystemTime::now()).unwrap());
     assert!(is_own(&trust));
     let broken = TrustSettings { roots: vec![CertificateDer::from(vec![0])], ..TrustSettings::default() };
-    assert!(trust.publish(broken, SystemTime::now()).is_err());
+    assert!(trust.prepare(broken, SystemTime::now()).is_err());
     assert!(is_own(&trust));
 }

@@ -1,78 +1,18 @@
 //! An installation with a known record, for tests that ask it: made by the program, filled through the store.
-#![allow(dead_code, reason = "each test file uses a part of it")]
+#![allow(dead_code, unused_imports, reason = "each test file uses a part of it")]
+
+mod program;
 
 use std::io::Write;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr, UdpSocket};
-use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Output, Stdio};
+use std::path::PathBuf;
+use std::process::{Command, Output, Stdio};
 use std::time::{Duration, SystemTime};
 
 use model::{Class, Event, EventId, Facts, FieldId, Gate, Recorder, Timestamp, Value};
 use store::{Store, StoreConfig};
 
-pub const PROGRAM: &str = env!("CARGO_BIN_EXE_sekisho");
-
-/// The program, ended when dropped.
-pub struct Running {
-    child: Child,
-    ready: serde_json::Value,
-}
-
-impl Drop for Running {
-    fn drop(&mut self) {
-        let _ = self.child.kill();
-        let _ = self.child.wait();
-    }
-}
-
-impl Running {
-    pub fn start(folder: &Path) -> Running {
-        Running::start_with(folder, "")
-    }
-
-    pub fn start_with(folder: &Path, config: &str) -> Running {
-        let config_path = folder.join("sekisho.toml");
-        std::fs::write(&config_path, config).unwrap();
-        let ready = folder.join("ready.json");
-        let _ = std::fs::remove_file(&ready);
-        let mut child = Command::new(PROGRAM)
-            .arg("--data")
-            .arg(folder.join("data"))
-            .args(["up", "--ephemeral-ports", "--ready-file"])
-            .arg(&ready)
-            .arg("--config")
-            .arg(&config_path)
-            .stdin(Stdio::null())
-            .stdout(Stdio::null())
-            .stderr(Stdio::null())
-            .spawn()
-            .unwrap();
-        for _ in 0..1_200 {
-            if let Ok(text) = std::fs::read_to_string(&ready) {
-                return Running { child, ready: serde_json::from_str(&text).unwrap() };
-            }
-            assert!(child.try_wait().unwrap().is_none(), "it does not come up");
-            std::thread::sleep(Duration::from_millis(50));
-        }
-        panic!("it does not come up");
-    }
-
-    /// Stops it as a service manager would.
-    pub fn stop(mut self) {
-        assert!(Command::new("kill").arg(self.child.id().to_string()).status().unwrap().success());
-        assert!(self.child.wait().unwrap().success());
-    }
-
-    pub fn process_id(&self) -> u32 {
-        self.child.id()
-    }
-
-    pub fn dns(&self) -> SocketAddr {
-        let rows = self.ready["listeners"].as_array().unwrap();
-        let row = rows.iter().find(|row| row["gate"] == "dns" && row["protocol"] == "udp").unwrap();
-        row["address"].as_str().unwrap().parse().unwrap()
-    }
-}
+pub use program::{PATIENCE, PROGRAM, Running, exchange, wait_until};
 
 /// One question for an address record, as a stub resolver sends it. Whether anything was answered.
 pub fn ask_for(server: SocketAddr, name: &str) -> bool {
@@ -96,7 +36,7 @@ pub struct Installation {
 impl Installation {
     pub fn new() -> Installation {
         let folder = tempfile::tempdir().unwrap();
-        Running::start(folder.path()).stop();
+        Running::start_in(folder.path(), "").stop();
         Installation { folder }
     }
 
