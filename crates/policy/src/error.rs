@@ -8,8 +8,8 @@ use serde::Serialize;
 /// A failure to read a document at all; everything inside a readable document is a [`Problem`].
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
-    #[error("could not read the policy document")]
-    Toml(#[from] toml::de::Error),
+    #[error("could not read the policy document: {0}")]
+    Toml(String),
     #[error("could not write the policy document")]
     Write(#[from] toml::ser::Error),
     #[error("could not read the exported policy as JSON")]
@@ -18,6 +18,12 @@ pub enum Error {
     SettingsTwice { first: String, second: String },
     #[error("the export holds no Gateway rules or lists: {0}")]
     NotAnExport(&'static str),
+}
+
+impl From<toml::de::Error> for Error {
+    fn from(error: toml::de::Error) -> Error {
+        Error::Toml(with_near_key(&error.to_string()))
+    }
 }
 
 /// A character of an expression. Lines and columns count from 1, columns in characters.
@@ -151,11 +157,21 @@ impl fmt::Display for Warning {
     }
 }
 
+/// A TOML error in its own words, with the known key nearest to the unknown one that it names.
+pub fn with_near_key(message: &str) -> String {
+    let near = || {
+        let (unknown, rest) = message.split_once("unknown field `")?.1.split_once('`')?;
+        nearest(unknown, rest.split('`').skip(1).step_by(2))
+    };
+    let hint = near().map(|near| format!("\ndid you mean `{near}`?")).unwrap_or_default();
+    format!("{}{hint}", message.trim_end())
+}
+
 /// Names longer than this are not compared; every name in the field table is shorter.
 const NAME_BYTES_MAX: usize = 64;
 
 /// The name that takes the fewest edits to reach, if that is at most a third of what was written.
-pub(crate) fn nearest<'a>(written: &str, names: impl Iterator<Item = &'a str>) -> Option<&'a str> {
+pub fn nearest<'a>(written: &str, names: impl Iterator<Item = &'a str>) -> Option<&'a str> {
     if written.len() > NAME_BYTES_MAX {
         return None;
     }

@@ -27,7 +27,7 @@ mod set;
 mod snapshot;
 
 pub use document::Document;
-pub use error::{Error, Place, Position, Problem, Warning, WarningKind};
+pub use error::{Error, Place, Position, Problem, Warning, WarningKind, nearest, with_near_key};
 pub use explain::{Explanation, QuestionExplanation, RuleExplanation};
 pub use filter::Filter;
 pub use matrix::{MATRIX, Pair, SERVED, permits_station};

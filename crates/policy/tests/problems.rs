@@ -419,3 +419,12 @@ fn no_text_makes_the_parser_fall_over() {
     }
     assert!(parsed > 200, "only {parsed} of the soups were expressions");
 }
+
+#[test]
+fn an_unknown_key_of_a_document_is_refused_with_its_neighbour() {
+    let told = |text| policy::Document::from_toml(text).err().map(|error| error.to_string()).unwrap_or_default();
+    let near = told("[[list]]\nname = \"a\"\nentires = []\n");
+    assert!(near.contains("line 3") && near.ends_with("did you mean `entries`?"), "{near}");
+    let far = told("[[list]]\nname = \"a\"\nzzzzzzzz = []\n");
+    assert!(far.contains("zzzzzzzz") && !far.contains("did you mean"), "{far}");
+}

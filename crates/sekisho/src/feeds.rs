@@ -222,8 +222,7 @@ fn check_name(name: &str) -> Result<()> {
 
 /// Says which of the names was probably meant.
 fn unknown<'a>(name: &str, names: impl Iterator<Item = &'a str>) -> anyhow::Error {
-    let near = names.min_by_key(|known| strsim::damerau_levenshtein(name, known));
-    let hint = near.map(|near| format!("; did you mean `{near}`?")).unwrap_or_default();
+    let hint = policy::nearest(name, names).map(|near| format!("; did you mean `{near}`?")).unwrap_or_default();
     anyhow::anyhow!("there is no feed {name:?}{hint}")
 }
 

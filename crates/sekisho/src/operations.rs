@@ -391,8 +391,9 @@ fn query<'q>(filter: &Filter, since: Option<i64>, until: Option<i64>, limit: usi
 /// A field by its name or another name of it.
 pub fn field_named(name: &str) -> Result<FieldId> {
     FieldId::named(name).with_context(|| {
-        let near = FieldId::all().map(|field| field.row().name).min_by_key(|known| strsim::damerau_levenshtein(name, known));
-        format!("there is no field `{name}`; did you mean `{}`? `sekisho fields` lists all", near.unwrap_or_default())
+        let near = policy::nearest(name, FieldId::all().map(|field| field.row().name));
+        let hint = near.map(|near| format!("; did you mean `{near}`?")).unwrap_or_default();
+        format!("there is no field `{name}`{hint} (`sekisho fields` lists all)")
     })
 }
 
