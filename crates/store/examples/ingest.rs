@@ -178,6 +178,10 @@ fn main() {
     // A day later the inputs of the merges are no longer kept for readers elsewhere.
     store.compact(now.plus_micros(86_400_000_000)).unwrap();
     let merging = cpu_seconds(ClockId::ProcessCPUTime) - process;
+    // Indexes that a directory of an earlier version lacks.
+    let process = cpu_seconds(ClockId::ProcessCPUTime);
+    let mended = store.mend_indexes().unwrap();
+    let mending = cpu_seconds(ClockId::ProcessCPUTime) - process;
     let merged = store.stats();
     let host = |rank: u64| Indicator::of(Observable::Hostname, format!("site{rank}.example{}", rank % 10));
     let touched = |indicators: &[Indicator]| store.touched(indicators).unwrap().len();
@@ -205,7 +209,9 @@ fn main() {
         "files_sealed": sealed.files,
         "files_merged": merged.files,
         "merge_cpu_seconds": merging,
-        "filter_bytes": merged.filter_bytes,
+        "index_bytes": merged.index_bytes,
+        "mended_files": mended,
+        "mend_cpu_seconds": mending,
         "touched_rare": milliseconds(rare),
         "touched_common": milliseconds(common),
         "touched_absent": milliseconds(absent),

@@ -13,13 +13,13 @@ use parquet::arrow::arrow_reader::{ParquetRecordBatchReader, ParquetRecordBatchR
 
 use crate::batch::typed;
 use crate::day::Day;
-use crate::lake::{self, FileWriter, Lake};
+use crate::lake::{FileWriter, Lake};
 use crate::manifest::{FileKind, Manifest, SealedFile};
 use crate::seal::{self, SIGHTING_BATCH_ROWS};
-use crate::sighting::{self, SightingRow, kind_of};
+use crate::sighting::SightingRow;
 use crate::sighting_columns::{SightingBuilder, SightingRows};
 use crate::touched::owned;
-use crate::{Error, Result, schema};
+use crate::{Error, Result, schema, sighting_index_build};
 
 /// Files of the current day that are merged only together with others as small: merging a large one hourly would write
 /// it a dozen times.
@@ -236,7 +236,7 @@ fn merge_sightings(
             heap.push(sighting_order(input, place)?);
         }
     }
-    let (mut builder, mut keys) = (SightingBuilder::default(), Vec::new());
+    let mut builder = SightingBuilder::default();
     let mut open: Option<SightingRow<'static>> = None;
     while let Some(Reverse((.., place))) = heap.pop() {
         let Some(input) = inputs.get_mut(place) else { continue };
@@ -245,7 +245,7 @@ fn merge_sightings(
             Some(same) if same.order() == row.order() => same.absorb(&row),
             _ => {
                 if let Some(whole) = open.replace(row) {
-                    push(&whole, &mut builder, &mut keys);
+                    builder.push(&whole);
                 }
             }
         }
@@ -260,20 +260,11 @@ fn merge_sightings(
             writer.write(&builder.finish()?)?;
         }
     }
-    open.iter().for_each(|whole| push(whole, &mut builder, &mut keys));
+    open.iter().for_each(|whole| builder.push(whole));
     writer.write(&builder.finish()?)?;
     let sealed = writer.finish()?;
-    lake::write_filter(&lake.root, &sealed, keys)?;
+    sighting_index_build::build(&lake.root, &sealed)?;
     Ok(Some(sealed))
-}
-
-fn push(row: &SightingRow<'_>, builder: &mut SightingBuilder, keys: &mut Vec<u64>) {
-    builder.push(row);
-    let key = kind_of(row.type_id).map(|kind| sighting::key(kind, &row.value) as u64);
-    // Rows of one observable stand together, so comparing with the last is enough.
-    if keys.last().copied() != key {
-        keys.extend(key);
-    }
 }
 
 fn sighting_order(input: &Input, place: usize) -> Result<SightingOrder> {

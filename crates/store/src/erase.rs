@@ -9,12 +9,11 @@ use model::Observable;
 use parquet::arrow::ProjectionMask;
 use parquet::arrow::arrow_reader::{ParquetRecordBatchReader, ParquetRecordBatchReaderBuilder};
 
-use crate::batch::typed;
-use crate::lake::{self, FileWriter, Lake};
+use crate::lake::{FileWriter, Lake};
 use crate::manifest::{FileKind, SealedFile};
-use crate::sighting::{self, kind_of};
+use crate::sighting::kind_of;
 use crate::snapshot::{Table, project, table_schema};
-use crate::{Error, Result};
+use crate::{Error, Result, sighting_index_build};
 
 /// Rows read at a time.
 const BATCH_ROWS: usize = 8_192;
@@ -97,31 +96,16 @@ fn copy_without(lake: &Lake, file: &SealedFile, user: &str, name: &str) -> Resul
         FileKind::MonthlySightings => FileWriter::monthly_sightings(&lake.root, file.day, ids, name)?,
     };
     writer.span(file.min_time, file.max_time);
-    let mut keys = Vec::new();
     for batch in read(lake, file, None)? {
         let batch = project(&batch.map_err(Error::arrow("read a file without a user"))?, &table_schema(table(file)))?;
         let is_kept = arrow::compute::not(&is_of(&batch, user)).map_err(Error::arrow("leave a user out"))?;
         let kept = filter_record_batch(&batch, &is_kept).map_err(Error::arrow("leave a user out"))?;
-        if file.kind.holds_sightings() {
-            add_keys(&kept, &mut keys)?;
-        }
         writer.write(&kept)?;
     }
     let sealed = writer.finish()?;
     if file.kind.holds_sightings() {
-        lake::write_filter(&lake.root, &sealed, keys)?;
+        // A new index: the old one must not answer yes for what was erased.
+        sighting_index_build::build(&lake.root, &sealed)?;
     }
     Ok(sealed)
-}
-
-/// The keys of a new filter: it must not answer yes for what was erased.
-fn add_keys(batch: &RecordBatch, keys: &mut Vec<u64>) -> Result<()> {
-    let (types, values): (&Int32Array, &StringArray) = (typed(batch, "type_id")?, typed(batch, "value")?);
-    for (type_id, value) in types.values().iter().zip(values) {
-        let key = kind_of(*type_id).zip(value).map(|(kind, value)| sighting::key(kind, value) as u64);
-        if keys.last().copied() != key {
-            keys.extend(key);
-        }
-    }
-    Ok(())
 }

@@ -1,4 +1,4 @@
-//! Sealed Parquet files: their paths, how they are written, and their opened footers and filters. Settings are the
+//! Sealed Parquet files: their paths, how they are written, and their opened footers and indexes. Settings are the
 //! measured ones of the evaluation (section 1, "File layout and settings").
 
 use std::collections::{HashMap, HashSet};
@@ -18,9 +18,10 @@ use parquet::file::properties::{EnabledStatistics, WriterProperties, WriterPrope
 use parquet::schema::types::ColumnPath;
 
 use crate::day::Day;
-use crate::filter::{self, Filter};
 use crate::manifest::{FileKind, Manifest, SealedFile};
-use crate::{Error, Result, disk, schema, sighting_columns};
+use crate::positioned::PositionedFile;
+use crate::sighting_index::{self, SightingIndex};
+use crate::{Error, Result, disk, schema, sighting_columns, sighting_index_build};
 
 /// Larger groups made an engine that does not read page indexes 20 to 60 times slower.
 pub(crate) const ROW_GROUP_ROWS: usize = 131_072;
@@ -34,19 +35,29 @@ const UNIQUE_COLUMNS: &[&str] = &["file_sha256", "reference", "ext_json"];
 /// One wrong row group in a hundred look-ups.
 const BLOOM_FALSE_SHARE: f64 = 0.01;
 
-/// Opened footers. A day has a few files after merging, so this is most of a year.
+/// Opened footers, and as many indexes. A day has a few files after merging, so this is most of a year.
 const FOOTERS_MAX: usize = 2_048;
 
 /// The sealed files of one directory, with what has been read of them.
 pub(crate) struct Lake {
     pub root: PathBuf,
     footers: Mutex<HashMap<String, ArrowReaderMetadata>>,
-    filters: Mutex<HashMap<String, Option<Arc<Filter>>>>,
+    indexes: Mutex<HashMap<String, Arc<SightingIndex>>>,
+    /// Files whose index was found to be damaged and is not asked again.
+    condemned: Mutex<HashSet<String>>,
+    /// Files that cannot have one.
+    unindexable: Mutex<HashSet<String>>,
 }
 
 impl Lake {
     pub fn new(root: PathBuf) -> Lake {
-        Lake { root, footers: Mutex::default(), filters: Mutex::default() }
+        Lake {
+            root,
+            footers: Mutex::default(),
+            indexes: Mutex::default(),
+            condemned: Mutex::default(),
+            unindexable: Mutex::default(),
+        }
     }
 
     /// A file and its footer with page indexes.
@@ -65,33 +76,74 @@ impl Lake {
         Ok((opened, footer))
     }
 
-    /// The filter of a file of sightings; none where every key may be in it.
-    pub fn filter(&self, file: &SealedFile) -> Option<Arc<Filter>> {
-        if let Some(known) = locked(&self.filters).get(&file.path) {
-            return known.clone();
+    /// The open index of a file of sightings and its top; none where it is missing or damaged.
+    pub fn index(&self, file: &SealedFile) -> Option<(PositionedFile, Arc<SightingIndex>)> {
+        if locked(&self.condemned).contains(&file.path) {
+            return None;
         }
-        let read = filter::path_beside(&self.root.join(&file.path)).and_then(|path| filter::read(&path)).map(Arc::new);
-        locked(&self.filters).insert(file.path.clone(), read.clone());
-        read
+        let opened = PositionedFile::open(&sighting_index::path_beside(&self.root.join(&file.path))?).ok()?;
+        if let Some(known) = locked(&self.indexes).get(&file.path) {
+            return Some((opened, Arc::clone(known)));
+        }
+        let Some(read) = SightingIndex::read(&opened, file.bytes).map(Arc::new) else {
+            self.condemn_index(file);
+            return None;
+        };
+        let mut indexes = locked(&self.indexes);
+        if indexes.len() < FOOTERS_MAX {
+            indexes.insert(file.path.clone(), Arc::clone(&read));
+        }
+        Some((opened, read))
+    }
+
+    /// No longer asks an index that was found to be damaged.
+    pub fn condemn_index(&self, file: &SealedFile) {
+        tracing::warn!(file = file.path, "the index of a file of sightings is damaged; look-ups read the file without it");
+        locked(&self.condemned).insert(file.path.clone());
+        locked(&self.indexes).remove(&file.path);
+    }
+
+    /// Makes the index of each file of sightings that has none or a damaged one, and returns how many it made.
+    pub fn mend_indexes(&self, manifest: &Manifest, is_stopping: &dyn Fn() -> bool) -> Result<u64> {
+        let mut made = 0;
+        for file in manifest.files.iter().filter(|file| file.kind.holds_sightings()) {
+            if locked(&self.unindexable).contains(&file.path) || self.index(file).is_some() {
+                continue;
+            }
+            if is_stopping() {
+                break;
+            }
+            match sighting_index_build::build(&self.root, file) {
+                Ok(true) => made += 1,
+                Ok(false) => drop(locked(&self.unindexable).insert(file.path.clone())),
+                // Retention removed it meanwhile.
+                Err(error) if error.is_missing_file() => {}
+                Err(error) => return Err(error),
+            }
+            locked(&self.condemned).remove(&file.path);
+        }
+        Ok(made)
     }
 
     /// Lets go of files that exist no more.
     pub fn forget_all_but(&self, manifest: &Manifest) {
         let kept: HashSet<&str> = manifest.files.iter().map(|file| file.path.as_str()).collect();
         locked(&self.footers).retain(|path, _| kept.contains(path.as_str()));
-        locked(&self.filters).retain(|path, _| kept.contains(path.as_str()));
+        locked(&self.indexes).retain(|path, _| kept.contains(path.as_str()));
+        locked(&self.condemned).retain(|path| kept.contains(path.as_str()));
+        locked(&self.unindexable).retain(|path| kept.contains(path.as_str()));
     }
 
-    /// Bytes of filters in memory.
-    pub fn filter_bytes(&self) -> usize {
-        locked(&self.filters).values().flatten().map(|filter| filter.bytes()).sum()
+    /// Bytes of indexes in memory.
+    pub fn index_bytes(&self) -> usize {
+        locked(&self.indexes).values().map(|index| index.memory_bytes()).sum()
     }
 
-    /// Removes files and their filters. They may be gone already.
+    /// Removes files and their indexes. They may be gone already.
     pub fn remove(&self, path: &str) -> Result<()> {
         let path = self.root.join(path);
-        if let Some(filter) = filter::path_beside(&path) {
-            disk::remove_file(&filter)?;
+        if let Some(index) = sighting_index::path_beside(&path) {
+            disk::remove_file(&index)?;
         }
         disk::remove_file(&path)?;
         // The last file of a day leaves an empty directory behind; one that is not empty stays.
@@ -208,15 +260,6 @@ fn draft_of(path: &Path) -> PathBuf {
     path.with_extension("parquet.tmp")
 }
 
-/// Writes the filter of a sealed file of sightings.
-pub(crate) fn write_filter(root: &Path, file: &SealedFile, keys: Vec<u64>) -> Result<()> {
-    let Some(path) = filter::path_beside(&root.join(&file.path)) else { return Ok(()) };
-    if let Some(directory) = path.parent() {
-        disk::create_directory(directory)?;
-    }
-    filter::write(&path, keys)
-}
-
 fn column(name: &str) -> ColumnPath {
     ColumnPath::from(name)
 }
@@ -268,5 +311,10 @@ fn sighting_properties() -> WriterProperties {
     properties(SIGHTING_PAGE_ROWS)
         .set_column_dictionary_enabled(column("value"), false)
         .set_column_encoding(column("value"), Encoding::DELTA_BYTE_ARRAY)
+        // Times hardly repeat: a dictionary of them is read whole for each row that is looked up, and makes files larger.
+        .set_column_dictionary_enabled(column("first_seen"), false)
+        .set_column_encoding(column("first_seen"), Encoding::DELTA_BINARY_PACKED)
+        .set_column_dictionary_enabled(column("last_seen"), false)
+        .set_column_encoding(column("last_seen"), Encoding::DELTA_BINARY_PACKED)
         .build()
 }

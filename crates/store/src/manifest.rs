@@ -10,7 +10,7 @@ use model::Timestamp;
 use serde::{Deserialize, Serialize};
 
 use crate::day::Day;
-use crate::{Error, Result, disk, filter, schema};
+use crate::{Error, Result, disk, schema, sighting_index};
 
 /// Older versions that are always kept.
 const VERSIONS_KEPT: u64 = 16;
@@ -172,7 +172,7 @@ pub(crate) fn recover(root: &Path) -> Result<Manifest> {
         .iter()
         .map(|file| root.join(&file.path))
         .chain(manifest.doomed.iter().map(|(path, _)| root.join(path)))
-        .flat_map(|file| filter::path_beside(&file).into_iter().chain([file]))
+        .flat_map(|file| sighting_index::path_beside(&file).into_iter().chain([file]))
         .collect();
     for top in ["events", "sightings", "sightings_m", "idx"] {
         let top = root.join(top);

@@ -6,12 +6,13 @@ use std::sync::Arc;
 
 use model::{Event, EventId};
 
+use crate::indicator::Indicator;
 use crate::lake::Lake;
 use crate::query::{self, Query};
 use crate::sighting::Sighting;
 use crate::snapshot::{self, Snapshot};
 use crate::tail::{TailSegment, View};
-use crate::touched::{self, Indicator};
+use crate::touched;
 use crate::{Result, manifest, wal};
 
 /// How often a reader looks again when a merge or retention removed a file under it.

@@ -1,4 +1,4 @@
-//! Turns one segment of the log into sorted Parquet files, one a class and day, with sightings and filters. The manifest
+//! Turns one segment of the log into sorted Parquet files, one a class and day, with sightings and indexes of them. The manifest
 //! commit makes them exist and the segment not; only then is the log file unlinked, so a crash at any point leaves each
 //! event in exactly one place.
 
@@ -14,12 +14,12 @@ use model::Timestamp;
 
 use crate::batch::typed;
 use crate::day::Day;
-use crate::lake::{self, FileWriter, Lake};
+use crate::lake::{FileWriter, Lake};
 use crate::manifest::SealedFile;
 use crate::sighting_columns::SightingBuilder;
 use crate::sighting_table::SightingTable;
 use crate::tail::TailSegment;
-use crate::{Error, Result, order, schema};
+use crate::{Error, Result, order, schema, sighting_index_build};
 
 /// Rows of one batch of sightings on its way to the file.
 pub(crate) const SIGHTING_BATCH_ROWS: usize = 16_384;
@@ -121,6 +121,6 @@ fn write_sightings(lake: &Lake, table: &SightingTable, day: Day, ids: (i64, i64)
     }
     writer.write(&builder.finish()?)?;
     let sealed = writer.finish()?;
-    lake::write_filter(&lake.root, &sealed, table.keys(day))?;
+    sighting_index_build::build(&lake.root, &sealed)?;
     Ok(sealed)
 }

@@ -308,11 +308,6 @@ impl SightingTable {
         }
         ranks
     }
-
-    pub fn keys(&self, day: Day) -> Vec<u64> {
-        let keys = self.rows.iter().zip(&self.keys).filter(|(row, _)| i64::from(row.day) == day.0);
-        keys.map(|(_, key)| *key).collect()
-    }
 }
 
 fn gate_bit(gate: Gate) -> u8 {

@@ -16,6 +16,7 @@ use crate::compact::{self, Compacted};
 use crate::config::StoreConfig;
 use crate::day::Day;
 use crate::erase::{self, Erased};
+use crate::indicator::Indicator;
 use crate::lake::Lake;
 use crate::manifest::{self, FileKind, Manifest, SealedFile};
 use crate::query::{self, Query};
@@ -25,7 +26,7 @@ use crate::sighting::Sighting;
 use crate::snapshot::{self, Snapshot};
 use crate::spool::{self, OVERFLOW_EVENTS_MAX, Spool};
 use crate::tail::{TailSegment, View};
-use crate::touched::{self, Indicator};
+use crate::touched;
 use crate::wal::{self, OpenSegment};
 use crate::writer::{Message, Writer};
 use crate::{Error, Result, delta, disk, seal};
@@ -66,8 +67,8 @@ pub struct Stats {
     /// Bytes of sealed files and of the log.
     pub bytes: u64,
     pub files: u64,
-    /// Bytes of filters in memory.
-    pub filter_bytes: u64,
+    /// Bytes of indexes of sightings in memory.
+    pub index_bytes: u64,
     /// Events recorded and made durable since the store was opened.
     pub committed_events: u64,
     /// Events lost since the store was opened.
@@ -215,6 +216,12 @@ impl Store {
         shared.remove_doomed(now)?;
         shared.follow_in_delta(now)?;
         Ok(compacted)
+    }
+
+    /// Makes the indexes of sightings that are missing or damaged and returns how many it made; look-ups are right without
+    /// them, but slower. The store does it by itself each minute.
+    pub fn mend_indexes(&self) -> Result<u64> {
+        self.inner.shared.mend_indexes()
     }
 
     /// Removes every event and sighting of a user that was recorded before, from the disk as well. Whoever reads the files
@@ -548,6 +555,16 @@ impl Shared {
         Ok(is_replaced)
     }
 
+    /// Makes indexes that are missing or damaged, such as those of a directory of an earlier version.
+    fn mend_indexes(&self) -> Result<u64> {
+        let _merging = self.merging.lock().unwrap_or_else(PoisonError::into_inner);
+        let made = self.lake.mend_indexes(&self.view().manifest, &|| self.is_stopping.load(Ordering::Acquire))?;
+        if made > 0 {
+            tracing::info!(files = made, "indexes of sightings were made again");
+        }
+        Ok(made)
+    }
+
     fn tidy(&self, now: Timestamp) -> Result<()> {
         let expired = retain::expired(&self.view().manifest, &self.config.retention, now);
         self.remove(&expired)?;
@@ -582,7 +599,7 @@ impl Shared {
             spooled_events: self.spool.waiting(),
             bytes: files.iter().map(|file| file.bytes).sum::<u64>() + log_bytes,
             files: files.len() as u64,
-            filter_bytes: self.lake.filter_bytes() as u64,
+            index_bytes: self.lake.index_bytes() as u64,
             committed_events: self.committed.load(Ordering::Relaxed),
             lost_events: self.lost.load(Ordering::Relaxed),
             last_commit: moment(&self.last_commit),
@@ -613,6 +630,7 @@ fn run_keeper(shared: &Shared, kept: &Receiver<()>) {
     {
         let now = Timestamp::from(SystemTime::now());
         let mut kept = shared.relieve_disk(now, || disk::space(&shared.config.directory));
+        kept = kept.and_then(|()| shared.mend_indexes().map(drop));
         if Instant::now() >= due {
             kept = kept.and_then(|()| shared.tidy(now));
             due = Instant::now() + every;
