@@ -65,18 +65,43 @@ pub(crate) fn write<T: Serialize>(socket: &mut UnixStream, value: &T) -> Result<
     socket.write_all(&encode(value)?).map_err(Error::Frame)
 }
 
-/// Reads one frame and the descriptor that came with it; `None` when the host has closed the socket.
-pub(crate) fn read<T: DeserializeOwned>(socket: &mut UnixStream) -> Result<Option<(T, Option<OwnedFd>)>, Error> {
+/// What waiting for a frame came to.
+pub(crate) enum Received<T> {
+    /// With the descriptor that came beside it.
+    Frame(T, Option<OwnedFd>),
+    /// Nothing came within the socket's read timeout.
+    Nothing,
+    /// The host has closed the socket.
+    End,
+}
+
+/// Reads one frame. The socket's read timeout is for its first byte alone.
+pub(crate) fn read<T: DeserializeOwned>(socket: &mut UnixStream) -> Result<Received<T>, Error> {
     let mut header = [0u8; LENGTH_BYTES];
-    let (count, descriptor) = receive(socket.as_fd(), &mut header).map_err(Error::Frame)?;
+    let (count, descriptor) = match receive(socket.as_fd(), &mut header) {
+        Err(error) if error.kind() == std::io::ErrorKind::WouldBlock => return Ok(Received::Nothing),
+        received => received.map_err(Error::Frame)?,
+    };
     if count == 0 {
-        return Ok(None);
+        return Ok(Received::End);
     }
-    let missing = header.get_mut(count..).unwrap_or_default();
-    socket.read_exact(missing).map_err(Error::Frame)?;
+    read_rest(socket, header.get_mut(count..).unwrap_or_default())?;
     let mut body = vec![0u8; body_bytes(header)?];
-    socket.read_exact(&mut body).map_err(Error::Frame)?;
-    Ok(Some((decode(&body)?, descriptor)))
+    read_rest(socket, &mut body)?;
+    Ok(Received::Frame(decode(&body)?, descriptor))
+}
+
+/// Reads until all has come; a pause within a frame is no end.
+fn read_rest(socket: &mut UnixStream, mut missing: &mut [u8]) -> Result<(), Error> {
+    while !missing.is_empty() {
+        match socket.read(missing) {
+            Ok(0) => return Err(Error::Frame(std::io::ErrorKind::UnexpectedEof.into())),
+            Ok(count) => missing = missing.get_mut(count..).unwrap_or_default(),
+            Err(error) if matches!(error.kind(), std::io::ErrorKind::WouldBlock | std::io::ErrorKind::Interrupted) => {}
+            Err(error) => return Err(Error::Frame(error)),
+        }
+    }
+    Ok(())
 }
 
 fn receive(socket: BorrowedFd<'_>, buffer: &mut [u8]) -> std::io::Result<(usize, Option<OwnedFd>)> {

@@ -2,8 +2,9 @@
 //! embedded in binaries. What is found here is a guess, so failing to read it says nothing about the file; only a hit, a
 //! limit or an encrypted archive counts.
 
+use super::marks::{self, Marks};
 use super::{installer, textual};
-use crate::format::{Format, contains, pe_offset};
+use crate::format::{Format, pe_offset};
 use crate::report::Unscannable;
 use crate::walk::{Flow, Node, Step, Walk};
 
@@ -16,7 +17,7 @@ pub(crate) fn open(walk: &mut Walk<'_>, node: &Node, format: &'static Format, by
             let _ = textual::open(walk, node, bytes);
             // Text has no zero bytes: something else follows it.
             if walk.flow().is_continue() && memchr::memchr(0, bytes).is_some() {
-                carve(walk, node, bytes);
+                carve(walk, node, bytes, Marks::of(bytes));
             }
         }
         "eml" => {
@@ -24,15 +25,17 @@ pub(crate) fn open(walk: &mut Walk<'_>, node: &Node, format: &'static Format, by
         }
         "bin" if utf16_text(bytes).is_some() => wide_text(walk, node, bytes),
         "exe" | "dll" => {
-            carve(walk, node, bytes);
+            let marks = Marks::of(bytes);
+            carve(walk, node, bytes, marks);
             if walk.flow().is_continue() {
-                installer::open(walk, node, bytes)?;
+                installer::open(walk, node, bytes, marks)?;
             }
         }
         "pdf" | "bin" | "elf" | "macho" | "png" | "jpg" | "gif" | "bmp" | "webp" | "ico" | "lnk" | "mp3" | "mp4" | "wav"
         | "tif" | "flac" | "ogg" | "avi" | "mov" | "swf" | "class" | "dex" | "psd" | "ps" | "ttf" => {
-            carve(walk, node, bytes);
-            if format.name == "bin" && walk.flow().is_continue() && contains(bytes, b"=ybegin ") {
+            let marks = Marks::of(bytes);
+            carve(walk, node, bytes, marks);
+            if format.name == "bin" && walk.flow().is_continue() && marks.may_have(marks::YENC) {
                 let _ = textual::encoded_files(walk, node, bytes);
             }
         }
@@ -66,8 +69,8 @@ pub(super) fn utf16_text(bytes: &[u8]) -> Option<String> {
     Some(String::from_utf16_lossy(&units))
 }
 
-/// Tries archive signatures and program headers behind the start of a file.
-pub(crate) fn carve(walk: &mut Walk<'_>, node: &Node, bytes: &[u8]) {
+/// Tries archive signatures and program headers behind the start of a file that has these marks.
+pub(crate) fn carve(walk: &mut Walk<'_>, node: &Node, bytes: &[u8], marks: Marks) {
     // Signatures, and how far behind the archive's start each stands.
     const ARCHIVES: [(&[u8], usize); 8] = [
         (b"7z\xbc\xaf\x27\x1c", 0),
@@ -80,12 +83,13 @@ pub(crate) fn carve(walk: &mut Walk<'_>, node: &Node, bytes: &[u8]) {
         (b"-lh7-", 2),
     ];
     // The zip reader walks every local header behind the first, so one try sees them all.
-    if let Some(start) = super::zip::first_entry(bytes, 1)
+    if marks.may_have(marks::LOCAL_HEADER)
+        && let Some(start) = super::zip::first_entry(bytes, 1)
         && carve_at(walk, node, bytes, start).is_break()
     {
         return;
     }
-    for (magic, before) in ARCHIVES {
+    for (magic, before) in ARCHIVES.into_iter().filter(|(magic, _)| marks.may_have(magic)) {
         let places = memchr::memmem::find_iter(bytes, magic).filter_map(|at| at.checked_sub(before)).filter(|at| *at > 0);
         if carve_places(walk, node, bytes, places).is_break() {
             return;
@@ -97,7 +101,9 @@ pub(crate) fn carve(walk: &mut Walk<'_>, node: &Node, bytes: &[u8]) {
     if carve_places(walk, node, bytes, headers).is_break() {
         return;
     }
-    carve_programs(walk, node, bytes);
+    if marks.may_have(marks::DOS_STUB) {
+        carve_programs(walk, node, bytes);
+    }
 }
 
 /// Tries places until one gives members.
@@ -123,13 +129,12 @@ fn carve_at(walk: &mut Walk<'_>, node: &Node, bytes: &[u8], start: usize) -> Flo
 
 /// Programs inside programs are how installers work; inside anything else they are found and examined.
 fn carve_programs(walk: &mut Walk<'_>, node: &Node, bytes: &[u8]) {
-    const STUB: &[u8] = b"This program cannot be run in DOS mode";
     /// Where linkers put the stub's text.
     const STUB_OFFSET: usize = 0x4e;
     if pe_offset(bytes).is_some() {
         return;
     }
-    for stub in memchr::memmem::find_iter(bytes, STUB).take(CARVES_MAX) {
+    for stub in memchr::memmem::find_iter(bytes, marks::DOS_STUB).take(CARVES_MAX) {
         let Some(program) = stub.checked_sub(STUB_OFFSET).and_then(|start| bytes.get(start..)) else { continue };
         if pe_offset(program).is_some() && walk.tentative(|walk| walk.view(node, "program", program)).is_break() {
             return;

@@ -2,31 +2,30 @@
 //! LZMA, and the chunks of Inno Setup. Members have no names, since those stand in compiled scripts. NSIS with its own bzip2
 //! variant, encrypted chunks and AutoIt scripts are named for what they are.
 
+use super::marks::{AUTOIT, INNO, Marks, NSIS};
 use crate::format::{find, read_u32};
 use crate::report::Unscannable;
 use crate::walk::{Flow, Node, Step, Walk};
 use std::io::Read;
 
-const NSIS: &[u8] = b"\xef\xbe\xad\xdeNullsoftInst";
 /// Flags, signature, and the two sizes.
 const NSIS_HEADER_BYTES: usize = 28;
-const INNO: &[u8] = b"Inno Setup Setup Data (";
 const INNO_CHUNK: &[u8] = b"zlb\x1a";
-const AUTOIT: &[u8] = b"\xa3\x48\x4b\xbe\x98\x6c\x4a\xa9\x99\x4c\x53\x0a\x86\xd6\x48\x7d";
 /// Bit 31 of a block's size says that it is packed.
 const PACKED: u32 = 1 << 31;
 const DICTIONARY_BYTES_MAX: u32 = 128 << 20;
 const CHUNKS_MAX: usize = 1000;
 
-/// Reads what an executable carries behind its sections.
-pub(crate) fn open(walk: &mut Walk<'_>, node: &Node, bytes: &[u8]) -> Step {
-    if let Some(at) = find(bytes, NSIS).and_then(|at| at.checked_sub(4)) {
+/// Reads what an executable with these marks carries behind its sections.
+pub(crate) fn open(walk: &mut Walk<'_>, node: &Node, bytes: &[u8], marks: Marks) -> Step {
+    let sought = |signature| marks.may_have(signature).then(|| find(bytes, signature)).flatten();
+    if let Some(at) = sought(NSIS).and_then(|at| at.checked_sub(4)) {
         nsis(walk, node, bytes.get(at..).unwrap_or_default())?;
     }
-    if find(bytes, INNO).is_some() || inno_data(bytes) {
+    if sought(INNO).is_some() || inno_data(bytes) {
         inno(walk, node, bytes)?;
     }
-    if let Some(at) = find(bytes, AUTOIT)
+    if let Some(at) = sought(AUTOIT)
         && bytes.get(at + AUTOIT.len()..).is_some_and(|rest| rest.starts_with(b"AU3!EA0"))
     {
         return Err(Unscannable::Unsupported);

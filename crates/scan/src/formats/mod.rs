@@ -20,6 +20,7 @@ pub(crate) mod lzo;
 pub(crate) mod lzw;
 pub(crate) mod lzx;
 pub(crate) mod mac;
+pub(crate) mod marks;
 pub(crate) mod ole;
 pub(crate) mod onenote;
 pub(crate) mod package;

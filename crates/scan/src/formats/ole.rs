@@ -1,6 +1,7 @@
 //! Compound files ([MS-CFB]), by way of `cfb`: every stream is a member. Known streams are read further: encrypted
 //! packages and legacy encryption flags, Packager objects, VBA modules, Excel 4 macro sheets.
 
+use super::marks::Marks;
 use super::{carrier, package, vba};
 use crate::format::{read_u16, read_u32};
 use crate::report::{FindingKind, Unscannable};
@@ -9,7 +10,7 @@ use std::io::Cursor;
 
 pub(crate) fn open(walk: &mut Walk<'_>, node: &Node, bytes: &[u8]) -> Step {
     let Ok(mut file) = cfb::CompoundFile::open(Cursor::new(bytes)) else {
-        carrier::carve(walk, node, bytes);
+        carrier::carve(walk, node, bytes, Marks::of(bytes));
         return Err(Unscannable::Corrupt);
     };
     let paths: Vec<_> = file.walk().filter(cfb::Entry::is_stream).map(|entry| entry.path().to_path_buf()).collect();

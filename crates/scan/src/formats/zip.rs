@@ -8,7 +8,7 @@ use crate::walk::{Node, Step, Walk};
 use std::io::Read;
 use std::ops::Range;
 
-const LOCAL: &[u8] = b"PK\x03\x04";
+const LOCAL: &[u8] = super::marks::LOCAL_HEADER;
 const CENTRAL: &[u8] = b"PK\x01\x02";
 const END: &[u8] = b"PK\x05\x06";
 const END_64: &[u8] = b"PK\x06\x06";
