@@ -28,7 +28,7 @@ pub const MEMORY_BYTES_MAX: u64 = 2 << 30;
 /// A worker is replaced after so many files, which bounds what a slow leak or a fragmented heap can cost.
 pub const SCANS_PER_WORKER_MAX: u32 = 10_000;
 /// Resident memory that a worker may gain over what it had with its definitions loaded; the allocator keeps some.
-const GROWTH_BYTES_MAX: u64 = 384 << 20;
+pub const GROWTH_BYTES_MAX: u64 = 384 << 20;
 /// How often the definitions on disk are looked at: publishers write hourly at most.
 pub const WATCH_SECONDS: Duration = Duration::from_secs(60);
 /// Hashing reads this much at once.
@@ -49,6 +49,8 @@ pub struct PoolConfig {
     /// The program that becomes a worker when started as `PROGRAM scan-worker`.
     pub program: PathBuf,
     pub memory_bytes: u64,
+    /// Resident memory that a worker may gain before another takes its place.
+    pub growth_bytes: u64,
     /// A ClamAV daemon that is asked about every file the workers found nothing in.
     pub clamd: Option<clamd::Address>,
 }
@@ -61,6 +63,7 @@ impl PoolConfig {
             limits: Limits::default(),
             program,
             memory_bytes: MEMORY_BYTES_MAX,
+            growth_bytes: GROWTH_BYTES_MAX,
             clamd: None,
         }
     }
@@ -254,7 +257,10 @@ impl Pool {
         match timeout_at(until, worker.exchange(file, name)).await {
             Ok(Ok(report)) => {
                 worker.scans += 1;
-                if worker.scans < SCANS_PER_WORKER_MAX && !worker.has_grown() && worker.generation == self.generation().number {
+                if worker.scans < SCANS_PER_WORKER_MAX
+                    && !worker.has_grown(self.0.config.growth_bytes)
+                    && worker.generation == self.generation().number
+                {
                     self.lock_idle().push(worker);
                 }
                 report
@@ -316,8 +322,8 @@ impl Worker {
         kibibytes.unwrap_or(0).saturating_mul(KIBIBYTE)
     }
 
-    fn has_grown(&self) -> bool {
-        self.start_bytes > 0 && self.resident_bytes() > self.start_bytes.saturating_add(GROWTH_BYTES_MAX)
+    fn has_grown(&self, bytes_max: u64) -> bool {
+        self.start_bytes > 0 && self.resident_bytes() > self.start_bytes.saturating_add(bytes_max)
     }
 
     async fn exchange(&mut self, file: &File, name: &str) -> Result<Report, Error> {

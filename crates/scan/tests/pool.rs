@@ -38,6 +38,8 @@ fn run_cases() {
     case!(a_missed_deadline_is_a_verdict);
     case!(a_full_queue_is_a_verdict);
     case!(whoever_leaves_costs_no_worker);
+    case!(a_worker_that_has_grown_is_replaced);
+    case!(an_idle_worker_gives_its_buffer_back);
     case!(bad_definitions_fail_at_start);
     case!(definitions_are_used_in_the_sandbox);
     case!(a_file_above_the_limit_is_not_read);
@@ -121,11 +123,48 @@ async fn a_full_queue_is_a_verdict() {
 async fn whoever_leaves_costs_no_worker() {
     let pool = Pool::start(config()).await.unwrap();
     let before = pool.idle_process_ids();
-    let noise: Vec<u8> = (0..8_u32 << 20).map(|n| (n.wrapping_mul(2_654_435_761) >> 13) as u8).collect();
-    let begun = tokio::time::timeout(Duration::from_millis(1), pool.scan(file(&noise), "noise.bin", DEADLINE)).await;
+    let noisy = file(&noise(8 << 20));
+    let begun = tokio::time::timeout(Duration::from_millis(1), pool.scan(noisy, "noise.bin", DEADLINE)).await;
     assert!(begun.is_err(), "eight mebibytes are not scanned in a millisecond");
     assert_eq!(pool.scan(file(&eicar()), "eicar.com", DEADLINE).await.verdict, Verdict::Malicious);
     assert_eq!(pool.idle_process_ids(), before);
+}
+
+fn noise(bytes: u32) -> Vec<u8> {
+    (0..bytes).map(|n| (n.wrapping_mul(2_654_435_761) >> 13) as u8).collect()
+}
+
+fn resident_bytes(id: u32) -> u64 {
+    let status = std::fs::read_to_string(format!("/proc/{id}/status")).unwrap();
+    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).unwrap();
+    line.split_whitespace().next().unwrap().parse::<u64>().unwrap() << 10
+}
+
+async fn a_worker_that_has_grown_is_replaced() {
+    let pool = Pool::start(PoolConfig { growth_bytes: 4 << 20, ..config() }).await.unwrap();
+    let before = pool.idle_process_ids();
+    assert_eq!(pool.scan(file(b"small"), "a", DEADLINE).await.verdict, Verdict::Clean);
+    assert_eq!(pool.idle_process_ids(), before, "one that has not grown is kept");
+    assert_eq!(pool.scan(file(&noise(8 << 20)), "b", DEADLINE).await.verdict, Verdict::Clean);
+    assert_eq!(pool.scan(file(b"another"), "c", DEADLINE).await.verdict, Verdict::Clean);
+    assert_ne!(pool.idle_process_ids(), before);
+    pool.drain().await;
+}
+
+async fn an_idle_worker_gives_its_buffer_back() {
+    const FILE_BYTES: u32 = 48 << 20;
+    let pool = Pool::start(config()).await.unwrap();
+    let id = pool.idle_process_ids()[0];
+    let before = resident_bytes(id);
+    assert_eq!(pool.scan(file(&noise(FILE_BYTES)), "a", DEADLINE).await.verdict, Verdict::Clean);
+    let begun = std::time::Instant::now();
+    while resident_bytes(id) > before + u64::from(FILE_BYTES) / 4 && begun.elapsed() < DEADLINE {
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+    assert!(resident_bytes(id) <= before + u64::from(FILE_BYTES) / 4, "{} of {before}", resident_bytes(id));
+    assert_eq!(pool.scan(file(b"hello"), "b", DEADLINE).await.verdict, Verdict::Clean, "it goes on after the pause");
+    assert_eq!(pool.idle_process_ids(), [id]);
+    pool.drain().await;
 }
 
 async fn bad_definitions_fail_at_start() {
