@@ -6,6 +6,7 @@ use std::borrow::Cow;
 use std::net::IpAddr;
 use std::sync::Arc;
 
+use memchr::memmem;
 use model::{Facts, FieldId, Known, Value, name};
 
 use crate::expression::{Comparison, Element, Expression, Operand, Order, Over, Test};
@@ -233,7 +234,7 @@ fn passes(test: &Test, value: &Scalar<'_>) -> bool {
         (Test::Ip(order, _), Scalar::Ip(_)) => *order == Order::NotEqual,
         (Test::Text(order, right), Scalar::Text(left)) => order.holds(&**left, &**right),
         (Test::Mask(mask), Scalar::Int(value)) => value & mask != 0,
-        (Test::Contains(part), Scalar::Text(text)) => text.contains(&**part),
+        (Test::Contains(part), Scalar::Text(text)) => memmem::find(text.as_bytes(), part.as_bytes()).is_some(),
         (Test::Matches(pattern), Scalar::Text(text)) => pattern.is_match(text),
         (Test::Wildcard(glob), Scalar::Text(text)) => glob.matches(text),
         (Test::InInts(ranges), Scalar::Int(value)) => ranges.contains(*value),
