@@ -3,8 +3,8 @@
 //! members. Formats without a signature (scripts, source text) are only told from binary data.
 
 use crate::formats::{
-    ace, arc, arj, cab, chm, cpio, crx, disk, dmg, eml, installer, iso, lnk, lzh, lzo, mac, ole, onenote, pdf, pgp, rar, rtf,
-    sevenz, stream, szdd, tar, tnef, udf, wim, xar, zip, zoo,
+    ace, arc, arj, cab, chm, cpio, crx, disk, dmg, eml, installer, iso, lnk, lzh, lzip, lzo, mac, ole, onenote, pdf, pgp, rar,
+    rtf, sevenz, stream, szdd, tar, tnef, udf, wim, xar, zip, zoo,
 };
 use crate::report::Unscannable;
 use crate::walk::{Node, Step, Walk};
@@ -69,7 +69,7 @@ const FORMATS: &[Format] = &[
     container("gz", "application/gzip", stream::gzip, At(0, b"\x1f\x8b\x08")),
     container("bz2", "application/x-bzip2", stream::bzip2, By(stream::is_bzip2)),
     container("xz", "application/x-xz", stream::xz, At(0, b"\xfd7zXZ\0")),
-    container("lz", "application/x-lzip", stream::lzip, At(0, b"LZIP\x01")),
+    container("lz", "application/x-lzip", lzip::open, At(0, b"LZIP\x01")),
     container("zst", "application/zstd", stream::zstd, By(stream::is_zstd)),
     container("lz4", "application/x-lz4", stream::lz4, At(0, b"\x04\x22\x4d\x18")),
     container("lz4", "application/x-lz4", stream::lz4, At(0, b"\x02\x21\x4c\x18")),

@@ -16,6 +16,7 @@ pub(crate) mod installer;
 pub(crate) mod iso;
 pub(crate) mod lnk;
 pub(crate) mod lzh;
+pub(crate) mod lzip;
 pub(crate) mod lzo;
 pub(crate) mod lzw;
 pub(crate) mod lzx;

@@ -1,4 +1,4 @@
-//! Formats that hold one compressed stream: gzip (RFC 1952), bzip2, xz, lzip, lzma-alone, zstd (RFC 8878), lz4 frames
+//! Formats that hold one compressed stream: gzip (RFC 1952), bzip2, xz, lzma-alone, zstd (RFC 8878), lz4 frames
 //! and Unix compress. The member has no name of its own. Concatenated streams are read to the end.
 
 use super::lzw::LzwReader;
@@ -8,12 +8,12 @@ use crate::walk::{Node, Step, Walk};
 use std::io::{Cursor, Read};
 
 /// Memory that a decoder may take for its dictionary; xz -9 uses 64 MiB.
-const DICTIONARY_KIB_MAX: u32 = 128 << 10;
+pub(super) const DICTIONARY_KIB_MAX: u32 = 128 << 10;
 /// Same bound for zstd windows; `zstd --long` defaults to 128 MiB.
 const WINDOW_BYTES_MAX: u64 = 128 << 20;
 
 /// What the one member of a stream is called in a path.
-const MEMBER: &str = "content";
+pub(super) const MEMBER: &str = "content";
 
 fn one(walk: &mut Walk<'_>, node: &Node, reader: &mut dyn Read) -> Step {
     let _ = walk.member(node, MEMBER, reader);
@@ -27,7 +27,7 @@ pub(crate) fn gzip(walk: &mut Walk<'_>, node: &Node, bytes: &[u8]) -> Step {
 }
 
 /// What stands behind the last stream belongs to no content, and may be a file of its own.
-fn trailing(walk: &mut Walk<'_>, node: &Node, rest: &[u8]) -> Step {
+pub(super) fn trailing(walk: &mut Walk<'_>, node: &Node, rest: &[u8]) -> Step {
     if walk.flow().is_continue() && rest.iter().any(|byte| *byte != 0) {
         let _ = walk.tentative(|walk| walk.view(node, "trailing", rest));
     }
@@ -73,10 +73,6 @@ pub(crate) fn xz(walk: &mut Walk<'_>, node: &Node, bytes: &[u8]) -> Step {
 
 pub(crate) fn xz_reader(packed: &[u8]) -> lzma_rust2::XzReader<&[u8]> {
     lzma_rust2::XzReader::new_mem_limit(packed, true, DICTIONARY_KIB_MAX)
-}
-
-pub(crate) fn lzip(walk: &mut Walk<'_>, node: &Node, bytes: &[u8]) -> Step {
-    one(walk, node, &mut lzma_rust2::LzipReader::new(bytes))
 }
 
 /// An lzma-alone header has no magic: properties, a power-of-two dictionary and a plausible size make one likely.
