@@ -10,8 +10,8 @@ use std::net::IpAddr;
 use std::sync::Arc;
 
 use ipnet::IpNet;
-use model::{Group, Identity, Text};
-use policy::document::{Document, Ecs};
+use model::{Group, Identity, Text, Timestamp, Transport};
+use policy::document::{Document, Ecs, Endpoint, Endpoints};
 use sha2::{Digest, Sha256};
 
 use crate::FailureMode;
@@ -30,10 +30,46 @@ pub enum Credential<'a> {
     Basic { user: &'a str, password: &'a str },
     /// SHA-256 of a client certificate that the listener has verified, hexadecimal.
     Certificate { fingerprint: &'a str },
-    /// The token in a DoH path.
+    /// The token in a DoH path or a DoT name: a location's, or a user's (ON-03).
     DohToken(&'a str),
     /// Only where it comes from.
     Network(IpAddr),
+}
+
+/// Why a credential proves nobody.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Unproved {
+    Unknown,
+    /// The token's time is over (ON-03).
+    Expired,
+}
+
+impl Unproved {
+    /// As the record says it.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Unproved::Unknown => "credentials",
+            Unproved::Expired => "token_expired",
+        }
+    }
+}
+
+/// What a password is compared with, and whom that proves.
+pub(crate) struct PasswordQuestion {
+    pub(crate) hash: Arc<str>,
+    proves: Option<Arc<Identity>>,
+}
+
+impl PasswordQuestion {
+    pub(crate) fn answer(self, is_right: bool) -> Result<Arc<Identity>, Unproved> {
+        self.proves.filter(|_| is_right).ok_or(Unproved::Unknown)
+    }
+}
+
+/// A user's token.
+struct Secret {
+    identity: Arc<Identity>,
+    ends: Option<Timestamp>,
 }
 
 /// The place that a client belongs to (ON-01).
@@ -47,13 +83,24 @@ pub struct Location {
     pub max_ttl: Option<u32>,
     /// The subnet that upstream resolvers are told (RFC 7871).
     pub ecs: Ecs,
+    endpoints: Arc<Endpoints>,
+}
+
+impl Location {
+    /// Why a client that comes this way is refused here, as the record says it (ON-01, ON-05).
+    pub fn refusal(&self, transport: Transport, client: IpAddr, has_token: bool) -> Option<&'static str> {
+        if self.endpoints.is_empty() {
+            return None;
+        }
+        self.endpoints.get(&Endpoint::of(transport, client)?)?.refusal(client, has_token)
+    }
 }
 
 /// Users and locations, compiled for look-up.
 #[derive(Default)]
 pub struct Directory {
     /// By hexadecimal SHA-256 of the token.
-    by_secret: HashMap<String, Arc<Identity>>,
+    by_secret: HashMap<String, Secret>,
     by_certificate: HashMap<String, Arc<Identity>>,
     by_doh_token: HashMap<String, Location>,
     by_email: HashMap<String, Arc<Identity>>,
@@ -117,8 +164,9 @@ impl Directory {
         for user in &document.users {
             let identity = Arc::new(identity_of(user, &document.groups));
             let with = |how: &str| Arc::new(Identity { how: Arc::from(how), ..Identity::clone(&identity) });
-            for digest in &user.tokens {
-                directory.by_secret.insert(digest.to_ascii_lowercase(), with("token"));
+            for token in &user.tokens {
+                let secret = Secret { identity: with("token"), ends: token.ends() };
+                directory.by_secret.insert(token.sha256.to_ascii_lowercase(), secret);
             }
             if let Some(hash) = &user.password {
                 directory.by_password.insert(user.email.clone(), (Arc::from(hash.as_str()), with("password")));
@@ -138,6 +186,7 @@ impl Directory {
 
     fn add_location(&mut self, written: &policy::document::Location, by_email: &HashMap<String, Arc<Identity>>) {
         let identity = written.user.as_ref().and_then(|email| by_email.get(email));
+        let endpoints = Arc::new(written.endpoints.clone());
         let place = |how: &str| Location {
             name: Text::from(written.name.as_str()),
             fails: match written.fail {
@@ -147,6 +196,7 @@ impl Directory {
             identity: identity.map(|identity| Arc::new(Identity { how: Arc::from(how), ..Identity::clone(identity) })),
             max_ttl: written.max_ttl,
             ecs: written.ecs,
+            endpoints: endpoints.clone(),
         };
         if let Some(token) = &written.doh_token {
             self.by_doh_token.insert(token.clone(), place("doh"));
@@ -155,21 +205,38 @@ impl Directory {
     }
 
     /// The user whom this credential proves. Secrets are compared by digest, so that the time taken tells nothing of them.
-    pub fn identify(&self, credential: &Credential<'_>) -> Option<Arc<Identity>> {
+    pub fn identify(&self, credential: &Credential<'_>, now: Timestamp) -> Result<Arc<Identity>, Unproved> {
+        let known = |identity: Option<Arc<Identity>>| identity.ok_or(Unproved::Unknown);
         match credential {
-            Credential::Token(text) => self.by_secret.get(&secret_digest(checked_token(text)?)).cloned(),
-            Credential::Basic { user, password } => {
-                self.identify(&Credential::Token(password)).or_else(|| self.identify(&Credential::Token(user)))
-            }
-            Credential::Certificate { fingerprint } => self.by_certificate.get(&fingerprint.to_ascii_lowercase()).cloned(),
-            Credential::DohToken(token) => self.by_doh_token.get(*token)?.identity.clone(),
-            Credential::Network(client) => self.locate(*client, None)?.identity,
+            Credential::Token(text) => self.by_token(text, now),
+            Credential::Basic { user, password } => match self.by_token(password, now) {
+                Err(Unproved::Unknown) => self.by_token(user, now),
+                proved => proved,
+            },
+            Credential::Certificate { fingerprint } => known(self.by_certificate.get(&fingerprint.to_ascii_lowercase()).cloned()),
+            Credential::DohToken(token) => match self.by_doh_token.get(*token) {
+                Some(location) => known(location.identity.clone()),
+                None => self.by_token(token, now),
+            },
+            Credential::Network(client) => known(self.locate(*client, None).and_then(|location| location.identity)),
         }
     }
 
-    /// What proves a user by password, and who it then is.
-    pub(crate) fn password_of(&self, user: &str) -> Option<(Arc<str>, Arc<Identity>)> {
-        self.by_password.get(user).cloned()
+    fn by_token(&self, text: &str, now: Timestamp) -> Result<Arc<Identity>, Unproved> {
+        let token = checked_token(text).ok_or(Unproved::Unknown)?;
+        let secret = self.by_secret.get(&secret_digest(token)).ok_or(Unproved::Unknown)?;
+        match secret.ends.is_some_and(|ends| ends <= now) {
+            true => Err(Unproved::Expired),
+            false => Ok(secret.identity.clone()),
+        }
+    }
+
+    /// The hash that proves a user by password. A name without one is compared with another user's hash, in vain: the time
+    /// that a refusal takes would else tell who has an account here. None where nobody has a password.
+    pub(crate) fn password_question(&self, user: &str) -> Option<PasswordQuestion> {
+        let own = self.by_password.get(user);
+        let (hash, _) = own.or_else(|| self.by_password.values().next())?;
+        Some(PasswordQuestion { hash: hash.clone(), proves: own.map(|(_, identity)| identity.clone()) })
     }
 
     pub(crate) fn user(&self, email: &str) -> Option<Arc<Identity>> {
@@ -199,5 +266,37 @@ mod tests {
         for wrong in [token.replacen('a', "b", 1), token[1..].to_string(), format!("{token}0"), String::new(), "skt_é".into()] {
             assert_eq!(checked_token(&wrong), None, "{wrong}");
         }
+    }
+
+    #[test]
+    fn a_name_without_a_password_costs_a_refusal_as_much_as_one_with() {
+        let user = |email: &str, password: Option<&str>| policy::document::User {
+            email: email.into(),
+            password: password.map(str::to_owned),
+            ..Default::default()
+        };
+        let of = |users| Directory::from_document(&Document { users, ..Document::default() });
+        let directory = of(vec![user("ann@example.com", Some("$argon2id$ann")), user("bob@example.com", None)]);
+        let ann = directory.password_question("ann@example.com").map(|asked| (asked.hash.clone(), asked.answer(true).is_ok()));
+        assert_eq!(ann, Some((Arc::from("$argon2id$ann"), true)));
+        for name in ["bob@example.com", "stranger@example.com"] {
+            let asked = directory.password_question(name).map(|asked| (asked.hash.clone(), asked.answer(true)));
+            assert_eq!(asked, Some((Arc::from("$argon2id$ann"), Err(Unproved::Unknown))), "{name}: even if it were right");
+        }
+        assert!(of(vec![user("bob@example.com", None)]).password_question("bob@example.com").is_none());
+    }
+
+    #[test]
+    fn on_03_a_token_ends_at_its_moment() {
+        let token = token_of(&"t".repeat(TOKEN_SECRET_CHARS));
+        let held = policy::document::Token {
+            sha256: secret_digest(&token),
+            expires: Some("1970-01-01T00:00:10Z".into()),
+            ..Default::default()
+        };
+        let user = policy::document::User { email: "ann@example.com".into(), tokens: vec![held], ..Default::default() };
+        let directory = Directory::from_document(&Document { users: vec![user], ..Document::default() });
+        let at = |seconds| directory.identify(&Credential::Token(&token), Timestamp::from_seconds(seconds)).err();
+        assert_eq!((at(9), at(10)), (None, Some(Unproved::Expired)));
     }
 }

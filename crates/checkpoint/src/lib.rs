@@ -25,10 +25,13 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, SystemTime};
 
 use arc_swap::ArcSwap;
+use identity::PasswordQuestion;
 use model::{FieldId, Identity, Recorder, Session, SessionId, Station, Timestamp, Value};
 
 pub use counts::counts;
-pub use identity::{Credential, Directory, Location, TOKEN_PREFIX, TOKEN_SECRET_CHARS, checked_token, secret_digest, token_of};
+pub use identity::{
+    Credential, Directory, Location, TOKEN_PREFIX, TOKEN_SECRET_CHARS, Unproved, checked_token, secret_digest, token_of,
+};
 pub use passage::Passage;
 pub use password::password_hash;
 pub use policy::document::Ecs;
@@ -138,29 +141,37 @@ impl Checkpoint {
         self.0.state.rcu(|state| State { settings: settings.clone(), ..State::clone(state) });
     }
 
-    /// The user whom this credential proves, if any.
-    pub fn identify(&self, credential: &Credential<'_>) -> Option<Arc<Identity>> {
-        self.0.state.load().directory.identify(credential)
+    /// The user whom this credential proves, or why it proves nobody.
+    pub fn identify(&self, credential: &Credential<'_>) -> Result<Arc<Identity>, Unproved> {
+        self.0.state.load().directory.identify(credential, self.now())
     }
 
     /// The same where a password may have to be hashed: it waits for that without holding a thread.
-    pub async fn authenticate(&self, credential: &Credential<'_>) -> Option<Arc<Identity>> {
-        if let Some(identity) = self.identify(credential) {
-            return Some(identity);
+    pub async fn authenticate(&self, credential: &Credential<'_>) -> Result<Arc<Identity>, Unproved> {
+        match self.identify(credential) {
+            Err(Unproved::Unknown) => {}
+            outcome => return outcome,
         }
-        let Credential::Basic { user, password } = credential else { return None };
-        let (hash, identity) = self.0.state.load().directory.password_of(user)?;
-        self.0.passwords.check(&hash, password).await.then_some(identity)
+        let (user, password, asked) = self.password_question(credential)?;
+        let is_right = self.0.passwords.check(user, &asked.hash, password).await;
+        asked.answer(is_right)
     }
 
     /// The same on the caller's thread, for a handshake that cannot wait otherwise.
-    pub fn authenticate_blocking(&self, credential: &Credential<'_>) -> Option<Arc<Identity>> {
-        if let Some(identity) = self.identify(credential) {
-            return Some(identity);
+    pub fn authenticate_blocking(&self, credential: &Credential<'_>) -> Result<Arc<Identity>, Unproved> {
+        match self.identify(credential) {
+            Err(Unproved::Unknown) => {}
+            outcome => return outcome,
         }
-        let Credential::Basic { user, password } = credential else { return None };
-        let (hash, identity) = self.0.state.load().directory.password_of(user)?;
-        self.0.passwords.check_blocking(&hash, password).then_some(identity)
+        let (user, password, asked) = self.password_question(credential)?;
+        let is_right = self.0.passwords.check_blocking(user, &asked.hash, password);
+        asked.answer(is_right)
+    }
+
+    fn password_question<'c>(&self, credential: &Credential<'c>) -> Result<(&'c str, &'c str, PasswordQuestion), Unproved> {
+        let Credential::Basic { user, password } = credential else { return Err(Unproved::Unknown) };
+        let asked = self.0.state.load().directory.password_question(user);
+        Ok((user, password, asked.ok_or(Unproved::Unknown)?))
     }
 
     /// The location document of a client: by its token where one is given, else by its network.

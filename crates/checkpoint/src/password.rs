@@ -42,9 +42,9 @@ impl Default for Passwords {
 }
 
 impl Passwords {
-    /// Whether this is the password of this hash.
-    pub(crate) async fn check(&self, hash: &Arc<str>, password: &str) -> bool {
-        let key = key(hash, password);
+    /// Whether this is the password of this hash, asked for this user.
+    pub(crate) async fn check(&self, user: &str, hash: &Arc<str>, password: &str) -> bool {
+        let key = key(user, hash, password);
         if let Some(known) = self.recall(&key) {
             return known;
         }
@@ -57,8 +57,8 @@ impl Passwords {
     }
 
     /// The same on the caller's thread.
-    pub(crate) fn check_blocking(&self, hash: &str, password: &str) -> bool {
-        let key = key(hash, password);
+    pub(crate) fn check_blocking(&self, user: &str, hash: &str, password: &str) -> bool {
+        let key = key(user, hash, password);
         if let Some(known) = self.recall(&key) {
             return known;
         }
@@ -85,11 +85,14 @@ impl Passwords {
     }
 }
 
-/// The hash holds its salt, so equal passwords of two users have two keys, and a changed hash forgets the old password.
-fn key(hash: &str, password: &str) -> [u8; 32] {
+/// By the hash, so that a changed one forgets the old password, and by the user, so that a name without an account is no
+/// sooner refused when its password was tried for another.
+fn key(user: &str, hash: &str, password: &str) -> [u8; 32] {
     let mut digest = Sha256::new();
-    digest.update((hash.len() as u64).to_le_bytes());
-    digest.update(hash.as_bytes());
+    for part in [user, hash] {
+        digest.update((part.len() as u64).to_le_bytes());
+        digest.update(part.as_bytes());
+    }
     digest.update(password.as_bytes());
     digest.finalize().into()
 }
@@ -130,13 +133,13 @@ mod tests {
         assert!(first.starts_with("$argon2id$") && !first.contains("secret"));
         let passwords = Passwords::default();
         let (first, second): (Arc<str>, Arc<str>) = (first.into(), second.into());
-        assert!(passwords.check(&first, "secret").await && !passwords.check(&first, "Secret").await);
-        assert_eq!(passwords.recall(&key(&first, "secret")), Some(true));
-        assert_eq!(passwords.recall(&key(&first, "Secret")), Some(false));
-        assert!(!passwords.check(&second, "secret").await, "what is remembered is the pair");
-        assert!(passwords.check_blocking(&second, "other"));
+        assert!(passwords.check("ann", &first, "secret").await && !passwords.check("ann", &first, "Secret").await);
+        assert_eq!(passwords.recall(&key("ann", &first, "secret")), Some(true));
+        assert_eq!(passwords.recall(&key("ann", &first, "Secret")), Some(false));
+        assert!(!passwords.check("ann", &second, "secret").await, "what is remembered is the pair");
+        assert!(passwords.check_blocking("ann", &second, "other"));
         for place in 0..2 * REMEMBERED_MAX {
-            passwords.remember(key("x", &place.to_string()), false);
+            passwords.remember(key("ann", "x", &place.to_string()), false);
         }
         assert!(passwords.remembered.lock().unwrap().len() <= REMEMBERED_MAX);
     }

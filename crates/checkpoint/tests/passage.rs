@@ -211,8 +211,8 @@ fn a_token_names_its_user_and_a_wrong_one_nobody() {
     let ann = harness.checkpoint.identify(&Credential::Token(&token)).unwrap();
     assert_eq!((&*ann.email, &*ann.groups[0].id, &*ann.how), ("ann@example.com", "g1", "token"));
     let basic = Credential::Basic { user: "ann@example.com", password: &token };
-    assert!(harness.checkpoint.identify(&basic).is_some());
-    assert!(harness.checkpoint.identify(&Credential::Token("skt_nonsense")).is_none());
+    assert!(harness.checkpoint.identify(&basic).is_ok());
+    assert!(harness.checkpoint.identify(&Credential::Token("skt_nonsense")).is_err());
     assert_eq!(&*harness.checkpoint.locate([192, 0, 2, 9].into(), None).unwrap().name, "office");
     assert!(harness.checkpoint.locate([192, 0, 3, 9].into(), None).is_none());
     assert!(harness.checkpoint.locate([192, 0, 2, 9].into(), Some("unknown")).is_none());

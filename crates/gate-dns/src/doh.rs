@@ -129,7 +129,9 @@ async fn respond(shared: &Arc<Shared>, ends: &Ends, request: Request<Incoming>) 
         return refuse(StatusCode::TOO_MANY_REQUESTS);
     }
     let visit = shared.visit(ends.client, ends.local, Transport::Doh, token.as_deref());
-    if shared.config.spec.doh_requires_token && (token.is_none() || !visit.is_known) {
+    let lacks_token = shared.config.spec.doh_requires_token && !visit.has_token;
+    if let Some(reason) = visit.refusal.or(lacks_token.then_some("token_required")) {
+        shared.turn_away_unread(&visit, reason);
         return refuse(StatusCode::FORBIDDEN);
     }
     match read(request).await {

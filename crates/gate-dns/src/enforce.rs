@@ -69,6 +69,11 @@ fn block_error(setting: BlockError) -> u16 {
     }
 }
 
+/// The answer to a client that has no leave to ask (RFC 8914 section 4.19).
+pub(crate) fn prohibited() -> Reply {
+    Reply::code(ResponseCode::Refused).with_error(extended::PROHIBITED, "")
+}
+
 /// The answer to a name that could not be resolved.
 pub(crate) fn fail(failure: Failure) -> Reply {
     Reply::code(ResponseCode::ServFail).with_error(failure.extended(), &failure.to_string())

@@ -19,6 +19,7 @@ pub(crate) mod extended {
     pub(crate) const BLOCKED: u16 = 15;
     pub(crate) const CENSORED: u16 = 16;
     pub(crate) const FILTERED: u16 = 17;
+    pub(crate) const PROHIBITED: u16 = 18;
     pub(crate) const STALE_NXDOMAIN: u16 = 19;
     pub(crate) const NO_REACHABLE_AUTHORITY: u16 = 22;
     pub(crate) const NETWORK_ERROR: u16 = 23;

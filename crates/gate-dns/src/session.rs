@@ -5,7 +5,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Instant;
 
-use checkpoint::{Checkpoint, Credential, FailureMode, Passage, Permit, Refusal};
+use checkpoint::{Checkpoint, Credential, FailureMode, Passage, Permit, Refusal, Unproved};
 use model::{Destination, Disposition, FieldId, Gate, Question, Session, Station, Timestamp, Transport, Value};
 use tokio::sync::Semaphore;
 
@@ -55,8 +55,10 @@ pub(crate) struct Shared {
 pub(crate) struct Visit {
     pub(crate) session: Session,
     pub(crate) token: Option<Arc<str>>,
-    /// Whether the client's token or network belongs to a location or a user.
-    pub(crate) is_known: bool,
+    /// Whether the client has shown a token that a location or a user has.
+    pub(crate) has_token: bool,
+    /// Why nothing is answered here, as the record says it (ON-01, ON-03).
+    pub(crate) refusal: Option<&'static str>,
     pub(crate) carrier: Carrier,
     fails: FailureMode,
     ttl_cap: Option<u32>,
@@ -84,14 +86,24 @@ impl Shared {
         token: Option<&str>,
         began: Timestamp,
     ) -> Visit {
+        // A token of a user names no location, and is a secret that the record must not hold.
+        let user = token.map(|token| self.checkpoint.identify(&Credential::Token(token)));
+        let token = token.filter(|_| matches!(user, Some(Err(Unproved::Unknown))));
         let location = self.checkpoint.locate(client.ip().to_canonical(), token);
         let by_location = location.as_ref().and_then(|location| location.identity.clone());
-        let by_token = || token.and_then(|token| self.checkpoint.identify(&Credential::DohToken(token)));
-        let identity = by_location.or_else(by_token);
+        let is_proved = matches!(user, Some(Ok(_)));
+        let has_token = is_proved || (token.is_some() && location.is_some());
+        let by_location_refuses = || location.as_ref()?.refusal(transport, client.ip(), has_token);
+        let refusal = match user {
+            Some(Err(Unproved::Expired)) => Some(Unproved::Expired.as_str()),
+            _ => by_location_refuses(),
+        };
+        let identity = user.and_then(Result::ok).or(by_location);
         let spec = &self.config.spec;
         Visit {
             token: token.map(Arc::from),
-            is_known: location.is_some() || identity.is_some(),
+            has_token,
+            refusal,
             carrier: match transport {
                 Transport::Udp => Carrier::Datagram,
                 Transport::Dot | Transport::Doh => Carrier::PrivateStream,
@@ -118,7 +130,7 @@ impl Shared {
     pub(crate) fn token_in_name<'a>(&self, client: SocketAddr, server_name: Option<&'a str>) -> Option<&'a str> {
         let (label, _) = server_name?.split_once('.')?;
         let is_known = self.checkpoint.locate(client.ip().to_canonical(), Some(label)).is_some()
-            || self.checkpoint.identify(&Credential::DohToken(label)).is_some();
+            || !matches!(self.checkpoint.identify(&Credential::DohToken(label)), Err(Unproved::Unknown));
         is_known.then_some(label)
     }
 
@@ -152,6 +164,10 @@ impl Shared {
             passage.learn(FieldId::DohSubdomain, Value::Text(Arc::clone(token).into()));
         }
         facts::learn_question(&mut passage, query);
+        if let Some(reason) = visit.refusal {
+            self.turn_away(passage, visit, query, reason, out);
+            return None;
+        }
         passage.reach(Station::Question);
         let permit = match passage.permit(Destination::Resolve { name: query.host.clone() }) {
             Ok(permit) => permit,
@@ -238,6 +254,22 @@ impl Shared {
         let reply = enforce::refuse(query, refusal, &self.config.spec);
         passage.learn(FieldId::DnsDecision, Value::word(decision));
         own_answer(&mut passage, visit, query, &reply, out);
+        passage.finish(Disposition::Blocked);
+    }
+
+    /// The same before a question was read.
+    pub(crate) fn turn_away_unread(&self, visit: &Visit, reason: &'static str) {
+        count(Counter::Refusals);
+        let mut passage = self.checkpoint.examine(&visit.session);
+        passage.fail(reason);
+        passage.finish(Disposition::Blocked);
+    }
+
+    /// A client that may not come this way, or whose token has ended, gets no answer to any question.
+    fn turn_away(&self, mut passage: Passage, visit: &Visit, query: &Query, reason: &'static str, out: &mut Vec<u8>) {
+        count(Counter::Refusals);
+        passage.fail(reason);
+        own_answer(&mut passage, visit, query, &enforce::prohibited(), out);
         passage.finish(Disposition::Blocked);
     }
 

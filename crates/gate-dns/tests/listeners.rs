@@ -277,6 +277,59 @@ async fn a_token_names_the_location_and_its_user() {
     }
 }
 
+/// ON-03: a user's own token says who asks until its time is over, and stands in no record.
+#[tokio::test]
+async fn on_03_a_users_token_proves_the_user_until_it_ends() {
+    let token = |letter: &str| checkpoint::token_of(&letter.repeat(checkpoint::TOKEN_SECRET_CHARS));
+    let digest = |letter: &str| checkpoint::secret_digest(&token(letter));
+    let policy = format!(
+        "[[user]]\nemail = \"ada@example.com\"\ntokens = [\"{}\", {{ sha256 = \"{}\", expires = \"2099-01-01T00:00:00Z\" }}, \
+         {{ sha256 = \"{}\", name = \"old laptop\", expires = \"2020-01-01T00:00:00Z\" }}]\n",
+        digest("a"),
+        digest("b"),
+        digest("c")
+    );
+    let upstream = Upstream::start(Manner::Honest).await;
+    let spec = DnsGateSpec { doh_requires_token: true, ..spec(&upstream) };
+    let rig = Rig::with(&policy, upstream, spec, None).await;
+    for (letter, status, user, failure) in [
+        ("a", 200, Some("ada@example.com"), None),
+        ("b", 200, Some("ada@example.com"), None),
+        ("c", 403, None, Some("token_expired")),
+        ("d", 403, None, Some("token_required")),
+    ] {
+        let path = get_message("www.example.com", A).replace("/dns-query", &format!("/dns-query/{}", token(letter)));
+        assert_eq!(http(&rig, http::Version::HTTP_11, get(&rig, &path)).await.0.as_u16(), status, "{letter}");
+        assert_eq!(rig.last(FieldId::UserEmail).as_deref(), user, "{letter}");
+        assert_eq!(rig.last(FieldId::Failure).as_deref(), failure, "{letter}");
+        assert_eq!(rig.last(FieldId::DohSubdomain), None, "{letter}: the record holds no secret");
+    }
+}
+
+/// ON-01: each way in can be closed, or kept to some networks, location by location.
+#[tokio::test]
+async fn on_01_a_location_says_who_may_come_by_which_way() {
+    for (endpoints, udp, doh, failure) in [
+        ("", true, true, None),
+        ("ipv4 = { enabled = false }", false, true, Some("endpoint_off")),
+        ("ipv6 = { enabled = false }", true, true, None),
+        ("ipv4 = { networks = [\"192.0.2.0/24\", \"127.0.0.0/8\"] }", true, true, None),
+        ("ipv4 = { networks = [\"192.0.2.0/24\"] }", false, true, Some("endpoint_network")),
+        ("doh = { enabled = false }", true, false, Some("endpoint_off")),
+        ("doh = { require_token = true }", true, false, Some("token_required")),
+    ] {
+        let policy = format!("[[location]]\nname = \"here\"\nnetworks = [\"127.0.0.0/8\"]\n[location.endpoints]\n{endpoints}\n");
+        let rig = Rig::start(&policy).await;
+        let answer = rig.ask("www.example.com", A).await;
+        assert_eq!(shown(&answer), if udp { "NoError [192.0.2.1]" } else { "Refused [] ede18" }, "{endpoints}");
+        let after_udp = rig.last(FieldId::Failure);
+        let (status, ..) = http(&rig, http::Version::HTTP_11, get(&rig, &get_message("www.example.com", A))).await;
+        assert_eq!(status == StatusCode::OK, doh, "{endpoints}");
+        assert_eq!(after_udp.or(rig.last(FieldId::Failure)).as_deref(), failure, "{endpoints}");
+        assert_eq!(rig.last(FieldId::Location).as_deref(), Some("here"));
+    }
+}
+
 #[tokio::test]
 async fn listeners_that_need_a_certificate_do_not_open_without() {
     let upstream = Upstream::start(Manner::Honest).await;

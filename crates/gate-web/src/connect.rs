@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use base64::Engine;
 use bytes::Bytes;
-use checkpoint::{Credential, Passage};
+use checkpoint::{Credential, Passage, Unproved};
 use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode, header};
 use hyper::body::Incoming;
 use hyper_util::rt::TokioIo;
@@ -72,16 +72,14 @@ fn own_path(road: &Road, request: &Request<Incoming>) -> Response<WebBody> {
 /// The session of one request: the connection's, with the user that its credentials prove.
 async fn authenticate(road: &Road, headers: &HeaderMap) -> Result<Session, Box<Response<WebBody>>> {
     let mut session = road.session.clone();
-    let identity = match headers.get(header::PROXY_AUTHORIZATION) {
-        Some(value) => Some(identify(&road.shared, value.as_bytes()).await),
-        None => None,
-    };
-    match identity {
-        Some(Some(identity)) => session.identity = Some(identity),
+    match headers.get(header::PROXY_AUTHORIZATION) {
         // Wrong credentials are not forgiven: the client believes that it is somebody.
-        Some(None) => return Err(Box::new(challenge(road, headers))),
+        Some(value) => match identify(&road.shared, value.as_bytes()).await {
+            Ok(identity) => session.identity = Some(identity),
+            Err(unproved) => return Err(Box::new(challenge(road, headers, unproved))),
+        },
         None if session.identity.is_none() && road.shared.config.require_credentials => {
-            return Err(Box::new(challenge(road, headers)));
+            return Err(Box::new(challenge(road, headers, Unproved::Unknown)));
         }
         None => {}
     }
@@ -89,9 +87,9 @@ async fn authenticate(road: &Road, headers: &HeaderMap) -> Result<Session, Box<R
 }
 
 /// `Basic` with a token in either place, or with a password; or `Bearer` with a token.
-async fn identify(shared: &Shared, value: &[u8]) -> Option<Arc<Identity>> {
-    let text = std::str::from_utf8(value).ok().filter(|text| text.len() <= CREDENTIAL_BYTES_MAX)?;
-    let (scheme, rest) = text.split_once(' ')?;
+async fn identify(shared: &Shared, value: &[u8]) -> Result<Arc<Identity>, Unproved> {
+    let text = std::str::from_utf8(value).ok().filter(|text| text.len() <= CREDENTIAL_BYTES_MAX);
+    let (scheme, rest) = text.and_then(|text| text.split_once(' ')).ok_or(Unproved::Unknown)?;
     if scheme.eq_ignore_ascii_case("bearer") {
         return shared.checkpoint.identify(&Credential::Token(rest.trim()));
     }
@@ -99,16 +97,20 @@ async fn identify(shared: &Shared, value: &[u8]) -> Option<Arc<Identity>> {
         .eq_ignore_ascii_case("basic")
         .then(|| base64::engine::general_purpose::STANDARD.decode(rest.trim()).ok())
         .flatten()
-        .and_then(|bytes| String::from_utf8(bytes).ok())?;
-    let (user, password) = decoded.split_once(':')?;
+        .and_then(|bytes| String::from_utf8(bytes).ok())
+        .ok_or(Unproved::Unknown)?;
+    let (user, password) = decoded.split_once(':').ok_or(Unproved::Unknown)?;
     shared.checkpoint.authenticate(&Credential::Basic { user, password }).await
 }
 
-fn challenge(road: &Road, headers: &HeaderMap) -> Response<WebBody> {
+fn challenge(road: &Road, headers: &HeaderMap, unproved: Unproved) -> Response<WebBody> {
     let asker = Asker { host: String::new(), wants_html: wants_html(headers) };
     let passage = road.shared.checkpoint.examine(&road.session);
-    let reason = "This proxy wants to know who you are.";
-    let mut response = enforce::bad_request(road, &asker, passage, 407, "credentials", reason);
+    let reason = match unproved {
+        Unproved::Unknown => "This proxy wants to know who you are.",
+        Unproved::Expired => "The time of your token for this proxy is over. Ask your administrator for another.",
+    };
+    let mut response = enforce::bad_request(road, &asker, passage, 407, unproved.as_str(), reason);
     response
         .headers_mut()
         .insert(header::PROXY_AUTHENTICATE, HeaderValue::from_static("Basic realm=\"Sekisho\", charset=\"UTF-8\""));

@@ -2,7 +2,7 @@
 //! number of slots until its last tunnel has ended; draining is waiting for all slots.
 
 use std::io;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::pin::pin;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
@@ -34,7 +34,7 @@ use tokio_rustls::TlsAcceptor;
 use tokio_rustls::server::TlsStream;
 
 use crate::Error;
-use crate::connect::{Arrival, proxied, session_of};
+use crate::connect::{Arrival, end_refused, proxied, session_of};
 use crate::context::ContextKey;
 use crate::enforce::Answer;
 use crate::forward::answer;
@@ -107,6 +107,14 @@ impl Door {
             Door::SecureProxy => "proxy_tls",
             Door::Socks => "socks5",
             Door::Transparent => "transparent",
+        }
+    }
+
+    fn transport(self) -> Transport {
+        match self {
+            Door::Proxy | Door::SecureProxy => Transport::Proxy,
+            Door::Socks => Transport::Socks,
+            Door::Transparent => Transport::Transparent,
         }
     }
 }
@@ -279,19 +287,21 @@ async fn accept(door: Door, listener: TcpListener, shared: Arc<Shared>, slots: A
 async fn enter(door: Door, mut tcp: TcpStream, peer: SocketAddr, shared: Arc<Shared>, slot: Slot) {
     let Ok(local) = ready(&tcp) else { return };
     let Ok((client, local)) = behind_balancer(&mut tcp, peer, local, &shared).await else { return };
-    if !may_enter(&shared, client) {
-        return refuse_stranger(&shared, door, client, local);
+    let transport = door.transport();
+    if let Some(reason) = refusal(&shared, transport, client.ip()) {
+        // The connection is closed before a byte of it is read, and leaves an event.
+        return end_refused(shared.checkpoint.examine(&session_of(&shared, transport, client, local)), reason);
     }
     match door {
         Door::Proxy => {
-            let session = session_of(&shared, Transport::Proxy, client, local);
+            let session = session_of(&shared, transport, client, local);
             let stream = ClientStream::new(tcp);
             let cut = stream.cut();
             serve_proxy(shared, session, cut, slot, ProxyStream::Plain(stream)).await;
         }
         Door::SecureProxy => {
             let Some(acceptor) = shared.proxy_tls.clone() else { return };
-            let mut session = session_of(&shared, Transport::Proxy, client, local);
+            let mut session = session_of(&shared, transport, client, local);
             let stream = ClientStream::new(tcp);
             let cut = stream.cut();
             let accepted = timeout(shared.config.handshake, acceptor.accept(stream)).await;
@@ -302,13 +312,13 @@ async fn enter(door: Door, mut tcp: TcpStream, peer: SocketAddr, shared: Arc<Sha
             serve_proxy(shared, session, cut, slot, ProxyStream::Tls(Box::new(stream))).await;
         }
         Door::Socks => {
-            let session = session_of(&shared, Transport::Socks, client, local);
+            let session = session_of(&shared, transport, client, local);
             socks::enter(shared, session, tcp, slot).await;
         }
         Door::Transparent => {
             let destination = redirected_destination(&tcp).or_else(|_| intercepted_destination(&tcp, local_listener(&shared)));
             let Ok(destination) = destination.map(canonical_peer) else { return };
-            let session = session_of(&shared, Transport::Transparent, client, destination);
+            let session = session_of(&shared, transport, client, destination);
             let stream = ClientStream::new(tcp);
             let cut = stream.cut();
             let host = Arc::from(destination.ip().to_string());
@@ -338,23 +348,17 @@ fn certified(shared: &Shared, stream: &TlsStream<ClientStream>) -> Option<Arc<Id
     let certificate = stream.get_ref().1.peer_certificates()?.first()?;
     let digest = aws_lc_rs::digest::digest(&aws_lc_rs::digest::SHA256, certificate);
     let fingerprint: String = digest.as_ref().iter().map(|byte| format!("{byte:02x}")).collect();
-    shared.checkpoint.identify(&Credential::Certificate { fingerprint: &fingerprint })
+    shared.checkpoint.identify(&Credential::Certificate { fingerprint: &fingerprint }).ok()
 }
 
-/// ON-05: whether a client is of the networks that the gate serves.
-fn may_enter(shared: &Shared, client: SocketAddr) -> bool {
+/// Why a client may not use this door, if it may not: by the networks of the gate, or by what its location says of the door
+/// (ON-01, ON-05).
+fn refusal(shared: &Shared, transport: Transport, client: IpAddr) -> Option<&'static str> {
     let networks = &shared.config.clients_from;
-    networks.is_empty() || networks.iter().any(|network| network.contains(&client.ip()))
-}
-
-/// The connection is closed before a byte of it is read, and leaves an event.
-fn refuse_stranger(shared: &Shared, door: Door, client: SocketAddr, local: SocketAddr) {
-    let transport = match door {
-        Door::Proxy | Door::SecureProxy => Transport::Proxy,
-        Door::Socks => Transport::Socks,
-        Door::Transparent => Transport::Transparent,
-    };
-    crate::connect::end_refused(shared.checkpoint.examine(&session_of(shared, transport, client, local)), "client_network");
+    if !networks.is_empty() && !networks.iter().any(|network| network.contains(&client)) {
+        return Some("client_network");
+    }
+    shared.checkpoint.locate(client, None)?.refusal(transport, client, false)
 }
 
 fn local_listener(shared: &Shared) -> SocketAddr {

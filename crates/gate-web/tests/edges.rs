@@ -75,6 +75,53 @@ async fn on_05_a_client_of_another_network_is_refused() {
     }
 }
 
+/// ON-01, ON-05: a location can close a door of the gate to its clients, or keep it to some of them.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn on_01_a_location_closes_single_doors() {
+    for (endpoints, is_served, failure) in [
+        ("socks = { enabled = false }", true, "endpoint_off"),
+        ("proxy = { enabled = false }\nsocks = { enabled = false }", false, "endpoint_off"),
+        ("proxy = { networks = [\"127.0.0.0/8\"] }\nsocks = { networks = [\"192.0.2.0/24\"] }", true, "endpoint_network"),
+    ] {
+        let policy = format!("[[location]]\nname = \"here\"\nnetworks = [\"127.0.0.0/8\"]\n[location.endpoints]\n{endpoints}\n");
+        let world = World::with(&policy, |_| ()).await;
+        let mut stream = TcpStream::connect(world.socks).await.unwrap();
+        let (answer, _) = support::exchange(&mut stream, &[5, 1, 0]).await;
+        assert!(answer.is_empty(), "{endpoints}");
+        let event = world.tunnel_event().await;
+        assert_eq!((text(&event, FieldId::Failure), text(&event, FieldId::VerdictOutcome)), (failure, "blocked"), "{endpoints}");
+        assert_eq!(world.plain_get("/clean").await.is_ok(), is_served, "{endpoints}");
+    }
+}
+
+/// ON-03: the record says that a token was refused for its time, over HTTP and SOCKS.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn on_03_a_token_that_has_ended_is_refused_by_reason() {
+    let token = |letter: &str| checkpoint::token_of(&letter.repeat(checkpoint::TOKEN_SECRET_CHARS));
+    let digest = |letter: &str| checkpoint::secret_digest(&token(letter));
+    let policy = format!(
+        "[[user]]\nemail = \"ann@example.com\"\ntokens = [{{ sha256 = \"{}\", expires = \"2099-01-01T00:00:00Z\" }}, \
+         {{ sha256 = \"{}\", expires = \"2020-01-01T00:00:00Z\" }}]\n",
+        digest("a"),
+        digest("b")
+    );
+    let world = World::with(&policy, |spec| spec.require_credentials = true).await;
+    for (letter, status, failure) in [("a", 200, ""), ("b", 407, "token_expired"), ("c", 407, "credentials")] {
+        let mut request = world.plain_request("/clean");
+        request.headers_mut().insert("proxy-authorization", format!("Bearer {}", token(letter)).parse().unwrap());
+        let reply = http1(Box::new(TcpStream::connect(world.proxy).await.unwrap())).await.send(request).await.unwrap();
+        assert_eq!(reply.status.as_u16(), status, "{letter}");
+        let events = world.events(1).await;
+        assert_eq!(text(&events[events.len() - 1], FieldId::Failure), failure, "{letter}");
+    }
+    let mut stream = TcpStream::connect(world.socks).await.unwrap();
+    let (user, password) = (b"ann@example.com", token("b"));
+    let hello = [&[5, 1, 2, 1, user.len() as u8], user.as_slice(), &[password.len() as u8], password.as_bytes()].concat();
+    let (answer, _) = support::exchange(&mut stream, &hello).await;
+    assert_eq!(answer[..3], [5, 2, 1]);
+    assert_eq!(text(&world.tunnel_event().await, FieldId::Failure), "token_expired");
+}
+
 /// ON-06: a PAC file of the operator's own.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn on_06_the_operators_own_pac_file_is_served() {

@@ -1,6 +1,8 @@
 //! Turns a document into a snapshot: every list packed, every rule parsed and checked against its gate and action. All
 //! problems are told at once, and what compiles but may surprise is told as warnings.
 
+mod people;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
@@ -372,88 +374,7 @@ impl<'d> Compiler<'d> {
             }
         }
     }
-
-    /// Users, groups and locations must name each other rightly, and no proof may stand for two people.
-    fn check_people(&mut self) {
-        let groups: BTreeSet<&str> = self.document.groups.iter().map(|group| &*group.name).collect();
-        let emails: BTreeSet<&str> = self.document.users.iter().map(|user| &*user.email).collect();
-        self.check_unique("group", "name", self.document.groups.iter().map(|group| (&*group.name, group.file.as_deref())));
-        self.check_unique("user", "email", self.document.users.iter().map(|user| (&*user.email, user.file.as_deref())));
-        self.check_unique("location", "name", self.document.locations.iter().map(|at| (&*at.name, at.file.as_deref())));
-        let tokens = self.document.locations.iter().filter_map(|at| Some((at.doh_token.as_deref()?, at.file.as_deref())));
-        self.check_unique("location", "doh_token", tokens);
-        for user in &self.document.users {
-            if user.password.as_ref().is_some_and(|hash| !hash.starts_with("$argon2id$")) {
-                let message = format!("the password of `{}` is not hashed", user.email);
-                let place = Place::of(user.file.as_deref(), format!("user \"{}\"", user.email), "password");
-                self.problems.push(Problem::new(message).expected("what `sekisho password` prints").placed(place));
-            }
-        }
-        for (part, proofs) in [
-            (
-                "tokens",
-                self.document
-                    .users
-                    .iter()
-                    .flat_map(|user| user.tokens.iter().map(|t| (&**t, user.file.as_deref())))
-                    .collect::<Vec<_>>(),
-            ),
-            (
-                "certificates",
-                self.document
-                    .users
-                    .iter()
-                    .flat_map(|user| user.certificates.iter().map(|c| (&**c, user.file.as_deref())))
-                    .collect(),
-            ),
-        ] {
-            for (hash, file) in &proofs {
-                if hash.len() != SHA256_DIGITS || !hash.bytes().all(|byte| byte.is_ascii_hexdigit()) {
-                    let place = Place::of(*file, "user".to_owned(), part);
-                    self.problems.push(Problem::new("not a hash").expected("SHA-256 in hexadecimal").placed(place));
-                }
-            }
-            self.check_unique("user", part, proofs.into_iter());
-        }
-        let networks: Vec<(String, Option<&str>)> = self
-            .document
-            .locations
-            .iter()
-            .flat_map(|at| at.networks.iter().map(|network| (network.trunc().to_string(), at.file.as_deref())))
-            .collect();
-        self.check_unique("location", "networks", networks.iter().map(|(network, file)| (&**network, *file)));
-        for user in &self.document.users {
-            for group in user.groups.iter().filter(|group| !groups.contains(group.as_str())) {
-                let place = Place::of(user.file.as_deref(), format!("user \"{}\"", user.email), "groups");
-                self.problems.push(
-                    Problem::new(format!("there is no group `{group}`")).nearest(group, groups.iter().copied()).placed(place),
-                );
-            }
-        }
-        for location in &self.document.locations {
-            if let Some(user) = location.user.as_deref().filter(|user| !emails.contains(user)) {
-                let place = Place::of(location.file.as_deref(), format!("location \"{}\"", location.name), "user");
-                self.problems
-                    .push(Problem::new(format!("there is no user `{user}`")).nearest(user, emails.iter().copied()).placed(place));
-            }
-        }
-    }
-
-    fn check_unique<'n>(&mut self, what: &str, part: &'static str, names: impl Iterator<Item = (&'n str, Option<&'n str>)>) {
-        let mut seen = BTreeSet::new();
-        for (name, file) in names {
-            let place = || Place::of(file, format!("{what} \"{name}\""), part);
-            if name.is_empty() {
-                self.problems.push(Problem::new("is empty").placed(place()));
-            } else if !seen.insert(name) {
-                self.problems.push(Problem::new("stands twice").placed(place()));
-            }
-        }
-    }
 }
-
-/// Digits of a SHA-256 in hexadecimal.
-const SHA256_DIGITS: usize = 64;
 
 /// What happens before a late rule decides.
 const fn meanwhile(gate: Gate) -> &'static str {

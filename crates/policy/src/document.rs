@@ -1,6 +1,9 @@
 //! A policy as people write it: TOML documents of rules, lists, users, groups and locations. Names follow the Gateway API
 //! (features.md 1.1). Reading checks the shape only; what the parts mean is checked when a policy is compiled.
 
+mod endpoint;
+mod token;
+
 use std::collections::BTreeMap;
 use std::net::{IpAddr, SocketAddr};
 
@@ -11,6 +14,9 @@ use serde::{Deserialize, Serialize};
 
 use crate::Error;
 use crate::list::Kind;
+
+pub use endpoint::{Endpoint, EndpointSettings, Endpoints};
+pub use token::Token;
 
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
@@ -177,9 +183,8 @@ pub struct User {
     /// Names of groups.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub groups: Vec<String>,
-    /// SHA-256 of each token, hexadecimal; the token itself is nowhere kept.
     #[serde(skip_serializing_if = "Vec::is_empty")]
-    pub tokens: Vec<String>,
+    pub tokens: Vec<Token>,
     /// Argon2id hash of the proxy password in PHC form, from `sekisho password`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub password: Option<String>,
@@ -226,6 +231,9 @@ pub struct Location {
     /// E-mail of the user whom a client of this location is taken for.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub user: Option<String>,
+    /// What holds for single ways in; one that is not named is open to everybody (ON-01, ON-05).
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    pub endpoints: Endpoints,
     #[serde(skip)]
     pub file: Option<String>,
 }

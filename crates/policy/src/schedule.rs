@@ -52,7 +52,7 @@ impl Validity {
     }
 }
 
-fn parse_moment(text: &str) -> Result<Timestamp, Problem> {
+pub(crate) fn parse_moment(text: &str) -> Result<Timestamp, Problem> {
     text.parse::<jiff::Timestamp>().map(|at| Timestamp(at.as_microsecond())).map_err(|_| {
         Problem::new(format!("`{text}` is no moment")).expected("RFC 3339 with an offset, 2026-12-31T18:00:00+09:00")
     })

@@ -219,6 +219,14 @@ fn documents_are_checked_as_a_whole() {
         ),
         ("[[user]]\nemail = \"a@b\"\ngroups = [\"staf\"]\n[[group]]\nname = \"staff\"\n".to_owned(), "did you mean `staff`?"),
         ("[[user]]\nemail = \"a@b\"\ntokens = [\"x\"]\n".to_owned(), "SHA-256 in hexadecimal"),
+        (
+            format!("[[user]]\nemail = \"a@b\"\ntokens = [{{ sha256 = \"{}\", expires = \"tomorrow\" }}]\n", "0".repeat(64)),
+            "`tomorrow` is no moment",
+        ),
+        (
+            "[[location]]\nname = \"hq\"\n[location.endpoints]\nproxy = { require_token = true }\n".to_owned(),
+            "a client of `proxy` cannot show a token",
+        ),
         ("[[user]]\nemail = \"a@b\"\n[[user]]\nemail = \"a@b\"\n".to_owned(), "stands twice"),
         (
             "[[location]]\nname = \"a\"\nnetworks = [\"10.0.0.0/8\"]\n[[location]]\nname = \"b\"\nnetworks = [\"10.1.0.0/8\"]\n"

@@ -21,7 +21,7 @@ use tokio::net::TcpListener;
 use tokio::sync::Semaphore;
 use zeroize::Zeroizing;
 
-use crate::commands::policy::random_secret;
+use crate::commands::token::random_secret;
 use crate::control;
 use crate::operations::Operations;
 

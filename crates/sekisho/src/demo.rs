@@ -21,7 +21,7 @@ use model::Gate;
 use serde_json::{Value as Json, json};
 use tokio::net::{TcpListener, TcpStream, UdpSocket};
 
-use crate::commands::policy::random_secret;
+use crate::commands::token::random_secret;
 use crate::control;
 use crate::operations::Request;
 

@@ -70,9 +70,11 @@ enum Command {
     /// The certificate authority of this installation.
     Ca(authority::CaArguments),
     /// Make a proxy token for a user.
-    Token(commands::policy::TokenArguments),
+    Token(commands::token::TokenArguments),
+    /// The tokens that the policy knows, and when they end.
+    Tokens(commands::token::TokensArguments),
     /// Hash a user's proxy password for a policy document.
-    Password(commands::policy::PasswordArguments),
+    Password(commands::token::PasswordArguments),
     /// Public lists of names, addresses, URLs and files that are known to be bad: show, add, remove, update.
     Feeds(feeds::FeedsArguments),
     /// The reference of every field, as Markdown.
@@ -119,8 +121,9 @@ fn run(arguments: Arguments) -> anyhow::Result<ExitCode> {
         Command::Replay(arguments) => commands::explain::replay(&data, &arguments),
         Command::Scan(arguments) => commands::scan::scan(&arguments),
         Command::Ca(arguments) => authority::run(&data, &arguments),
-        Command::Token(arguments) => commands::policy::token(&arguments),
-        Command::Password(arguments) => commands::policy::password(&arguments),
+        Command::Token(arguments) => commands::token::token(&arguments),
+        Command::Tokens(arguments) => commands::token::tokens(&data, &arguments),
+        Command::Password(arguments) => commands::token::password(&arguments),
         Command::Feeds(arguments) => feeds::run(&data, arguments),
         Command::Fields => commands::fields(),
         Command::Demo(arguments) => demo::run(&arguments),

@@ -94,6 +94,8 @@ pub enum Request {
         dry_run: bool,
     },
     History,
+    /// The tokens that the policy knows.
+    Tokens,
     Export {
         revision: Option<i64>,
     },
@@ -124,16 +126,20 @@ pub struct Operations {
 
 /// Merged and compiled documents, with what the compiler warns of. Lists with a source are read anew.
 pub fn compile(documents: &[(String, String)], data: &Path) -> Result<(Policy, Vec<String>)> {
-    let mut parsed = Vec::new();
-    for (name, text) in documents {
-        parsed.push((name.clone(), Document::from_toml(text).with_context(|| name.clone())?));
-    }
-    let document = Document::merge(parsed)?;
+    let document = merged(documents)?;
     let contents = lists::read_sources(&document, data)?;
     match Policy::compile_with(&document, &contents.tables) {
         Ok((policy, warnings)) => Ok((policy, warnings.iter().map(ToString::to_string).chain(contents.warnings).collect())),
         Err(problems) => bail!("{}", problems.iter().map(ToString::to_string).collect::<Vec<_>>().join("\n")),
     }
+}
+
+fn merged(documents: &[(String, String)]) -> Result<Document> {
+    let mut parsed = Vec::new();
+    for (name, text) in documents {
+        parsed.push((name.clone(), Document::from_toml(text).with_context(|| name.clone())?));
+    }
+    Ok(Document::merge(parsed)?)
 }
 
 pub fn now() -> Timestamp {
@@ -187,6 +193,7 @@ impl Operations {
             Request::Replay { since, documents } => self.replay(since, documents),
             Request::Apply { documents, author, note, dry_run } => self.apply(documents, &author, &note, dry_run),
             Request::History => self.history(),
+            Request::Tokens => self.tokens(),
             Request::Export { revision } => Ok(serde_json::to_value(self.revision(revision)?)?),
             Request::Difference { from, to } => {
                 Ok(json!({ "difference": difference(&self.policies.get(from)?, &self.policies.get(to)?) }))
@@ -315,6 +322,21 @@ impl Operations {
             json!({ "revision": revision.number, "time": revision.time, "author": revision.author, "note": revision.note })
         });
         Ok(json!({ "revisions": rows.collect::<Vec<_>>() }))
+    }
+
+    /// Whose tokens there are and when they end (ON-03). The policy holds their digests, and no more is told.
+    fn tokens(&self) -> Result<Json> {
+        let document = merged(&self.revision(None)?.documents)?;
+        let now = self.checkpoint.now();
+        let rows = document.users.iter().flat_map(|user| {
+            user.tokens.iter().map(move |token| {
+                let state = if token.ends().is_some_and(|ends| ends <= now) { "expired" } else { "valid" };
+                json!({
+                    "user": user.email, "name": token.name, "sha256": token.sha256, "expires": token.expires, "state": state,
+                })
+            })
+        });
+        Ok(json!({ "tokens": rows.collect::<Vec<_>>() }))
     }
 
     fn revision(&self, number: Option<i64>) -> Result<Revision> {

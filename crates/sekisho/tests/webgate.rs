@@ -249,6 +249,30 @@ fn a_password_from_the_command_proves_its_user() {
     }
 }
 
+/// ON-03: a token is made with its end, applied, listed, and proves its user.
+#[test]
+fn on_03_a_token_has_an_end_and_is_listed() {
+    let running = Running::start(tempfile::tempdir().unwrap(), "[web]\nrequire_credentials = true\n");
+    let made = running.command(&["token", "ann@example.com", "--expires", "90d", "--name", "laptop"]);
+    let (token, told) = (String::from_utf8(made.stdout).unwrap(), String::from_utf8(made.stderr).unwrap());
+    let document = told.split("\n\n").nth(1).unwrap();
+    assert!(document.contains("name = \"laptop\", expires = \"20"), "{document}");
+    assert!(!running.command(&["token", "ann@example.com", "--expires", "2001-01-01"]).status.success());
+    running.apply(document);
+    let request = format!(
+        "GET http://nowhere.invalid/ HTTP/1.1\r\nHost: nowhere.invalid\r\nProxy-Authorization: Bearer {}\r\nConnection: close\r\n\r\n",
+        token.trim()
+    );
+    assert!(exchange(running.proxy(), &request).starts_with("HTTP/1.1 502"));
+    let listed = running.must(&["tokens"]);
+    assert!(listed.starts_with("ann@example.com\tvalid\t") && listed.contains("\tlaptop\t20"), "{listed}");
+    running.apply(&document.replace("expires = \"20", "expires = \"19"));
+    assert!(exchange(running.proxy(), &request).starts_with("HTTP/1.1 407"));
+    assert!(running.must(&["tokens", "--json"]).contains("\"state\":\"expired\""));
+    let found = running.must(&["search", "event.failure == \"token_expired\"", "--format", "json"]);
+    assert_eq!(found.lines().count(), 1, "{found}");
+}
+
 /// CX-01: what is installed is really tried, and what does not trust the CA is told how to.
 #[test]
 fn the_doctor_tries_what_is_installed() {

@@ -8,6 +8,7 @@ pub mod scan;
 pub mod search;
 pub mod sql;
 pub mod status;
+pub mod token;
 
 use std::path::Path;
 use std::process::ExitCode;
@@ -39,16 +40,34 @@ pub fn moment(text: &str) -> Result<Timestamp> {
     moment_in(text, now(), &TimeZone::system())
 }
 
+/// A moment to come: `12h` and `90d` are that long from now on, dates and times are themselves.
+pub fn moment_ahead(text: &str) -> Result<Timestamp> {
+    moment_ahead_in(text, now(), &TimeZone::system())
+}
+
+fn moment_ahead_in(text: &str, now: Timestamp, zone: &TimeZone) -> Result<Timestamp> {
+    let moment = match length(text.trim()) {
+        Some(ahead) => now.plus_micros(ahead),
+        None => exact_moment(text.trim(), zone)?,
+    };
+    ensure!(moment > now, "`{text}` is over already");
+    Ok(moment)
+}
+
 fn moment_in(text: &str, now: Timestamp, zone: &TimeZone) -> Result<Timestamp> {
     let text = text.trim();
     if let Some(ago) = length(text) {
         return Ok(now.plus_micros(ago.saturating_neg()));
     }
+    exact_moment(text, zone)
+}
+
+fn exact_moment(text: &str, zone: &TimeZone) -> Result<Timestamp> {
     if let Ok(exact) = text.parse::<jiff::Timestamp>() {
         return Ok(Timestamp(exact.as_microsecond()));
     }
     let local: jiff::civil::DateTime = text.parse().ok().with_context(|| {
-        format!("`{text}` is no time; write 90s, 15m, 24h, 7d or 2w ago, 2026-11-24, 2026-11-24T10:30 or RFC 3339")
+        format!("`{text}` is no time; write a length such as 90s, 15m, 24h, 7d or 2w, 2026-11-24, 2026-11-24T10:30 or RFC 3339")
     })?;
     let zoned = local.to_zoned(zone.clone()).with_context(|| format!("`{text}` is out of range"))?;
     Ok(Timestamp(zoned.timestamp().as_microsecond()))
@@ -152,6 +171,18 @@ mod tests {
             assert_eq!(at(text)?, expected, "{text}");
         }
         for wrong in ["", "24", "h", "-", "-1h", "+1h", "1y", "é", "2026-13-01", "yesterday", "12:00"] {
+            assert!(at(wrong).is_err(), "{wrong}");
+        }
+        Ok(())
+    }
+
+    #[test]
+    fn moments_ahead_are_lengths_from_now_on_or_times_to_come() -> Result<()> {
+        let now = Timestamp::from_seconds(1_795_521_600);
+        let at = |text| moment_ahead_in(text, now, &TimeZone::UTC).map(time_text);
+        assert_eq!(at("24h")?, "2026-11-25T12:00:00.000Z");
+        assert_eq!(at("2026-12-31")?, "2026-12-31T00:00:00.000Z");
+        for wrong in ["0s", "2026-11-24", "-1h", "soon"] {
             assert!(at(wrong).is_err(), "{wrong}");
         }
         Ok(())

@@ -1,4 +1,4 @@
-//! `check`, `apply`, `policy`, `import` and `token`: the policy as documents and revisions.
+//! `check`, `apply`, `policy` and `import`: the policy as documents and revisions.
 
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
@@ -10,18 +10,6 @@ use serde_json::Value as Json;
 use super::ask;
 use crate::config::Config;
 use crate::operations::{Request, compile, time_text};
-
-/// Letters and digits, the alphabet of tokens.
-const ALPHABET: &[u8; 62] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789";
-
-/// NIST SP 800-63B section 3.1.1.2: eight where it is one of several factors, fifteen where it is alone.
-const PASSWORD_CHARACTERS_MIN: usize = 15;
-
-#[derive(Args)]
-pub struct PasswordArguments {
-    /// The user's e-mail, which is the proxy user name.
-    email: String,
-}
 
 #[derive(Args)]
 pub struct CheckArguments {
@@ -79,12 +67,6 @@ enum ImportSource {
         #[arg(required = true)]
         files: Vec<PathBuf>,
     },
-}
-
-#[derive(Args)]
-pub struct TokenArguments {
-    /// E-mail address of the user.
-    email: String,
 }
 
 /// The documents at a path: the file, or the folder's `.toml` files by name.
@@ -200,43 +182,4 @@ pub fn import(arguments: &ImportArguments) -> Result<ExitCode> {
     print!("{}", imported.document.to_toml()?);
     eprint!("{}", imported.report);
     Ok(ExitCode::SUCCESS)
-}
-
-pub fn token(arguments: &TokenArguments) -> Result<ExitCode> {
-    let secret = random_secret()?;
-    let token = checkpoint::token_of(&secret);
-    println!("{token}");
-    eprintln!("Shown once. Put this into a policy document and apply it:\n");
-    eprintln!("[[user]]\nemail = {:?}\ntokens = [\"{}\"]", arguments.email, checkpoint::secret_digest(&token));
-    eprintln!("\nThe client uses it as its proxy password: curl --proxy-user '{}:TOKEN'", arguments.email);
-    Ok(ExitCode::SUCCESS)
-}
-
-/// Reads a password and prints its hash for a policy document. It is read from standard input, so that it stands neither in
-/// the shell's history nor in the list of processes.
-pub fn password(arguments: &PasswordArguments) -> Result<ExitCode> {
-    eprintln!("Password of {} (one line, not hidden):", arguments.email);
-    let mut line = String::new();
-    std::io::stdin().read_line(&mut line)?;
-    let password = line.trim_end_matches(['\r', '\n']);
-    ensure!(password.chars().count() >= PASSWORD_CHARACTERS_MIN, "a password has at least {PASSWORD_CHARACTERS_MIN} characters");
-    ensure!(!arguments.email.contains(':'), "a user's name has no colon (RFC 7617 section 2)");
-    let mut salt = [0_u8; 16];
-    getrandom::fill(&mut salt).map_err(|e| anyhow::anyhow!("the system gives no randomness: {e}"))?;
-    let hash = checkpoint::password_hash(password, &salt).context("this password cannot be hashed")?;
-    println!("[[user]]\nemail = {:?}\npassword = {hash:?}", arguments.email);
-    Ok(ExitCode::SUCCESS)
-}
-
-/// Letters and digits drawn evenly: bytes of 248 and above would favour the first eight, so they are drawn again.
-pub fn random_secret() -> Result<String> {
-    let mut secret = String::with_capacity(checkpoint::TOKEN_SECRET_CHARS);
-    while secret.len() < checkpoint::TOKEN_SECRET_CHARS {
-        let mut byte = [0_u8];
-        getrandom::fill(&mut byte).map_err(|e| anyhow::anyhow!("the system gives no randomness: {e}"))?;
-        if byte[0] < 248 {
-            secret.push(char::from(ALPHABET[usize::from(byte[0]) % ALPHABET.len()]));
-        }
-    }
-    Ok(secret)
 }
