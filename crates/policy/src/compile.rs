@@ -240,7 +240,8 @@ impl<'d> Compiler<'d> {
         let Some(row) = matrix::row(rule.gate, rule.action) else {
             let actions: Vec<&str> =
                 matrix::MATRIX.iter().filter(|pair| pair.gate == rule.gate).map(|pair| pair.action.as_str()).collect();
-            let message = format!("`{}` is not carried out at `{}`", rule.action.as_str(), rule.gate.as_str());
+            let why = matrix::why_not(rule.action).map(|why| format!(": {why}")).unwrap_or_default();
+            let message = format!("`{}` is not carried out at `{}`{why}", rule.action.as_str(), rule.gate.as_str());
             self.problems
                 .push(Problem::new(message).expected(format!("one of {}", actions.join(", "))).placed(place(rule, "action")));
             return first;

@@ -30,6 +30,6 @@ pub use document::Document;
 pub use error::{Error, Place, Position, Problem, Warning, WarningKind, nearest, with_near_key};
 pub use explain::{Explanation, QuestionExplanation, RuleExplanation};
 pub use filter::Filter;
-pub use matrix::{MATRIX, Pair, SERVED, permits_station};
+pub use matrix::{MATRIX, NOT_CARRIED_OUT, Pair, SERVED, permits_station};
 pub use permit::{Context, Permit, Refusal};
 pub use snapshot::{Decision, Policy, RuleId};

@@ -40,8 +40,7 @@ pub const MATRIX: &[Pair] = &[
     pair(Gate::Web, Action::Redirect, &[Connect, Handshake, Request, Response], SENT),
     pair(Gate::Web, Action::Inspect, &[Connect, Handshake], DECRYPTED),
     pair(Gate::Web, Action::DoNotInspect, &[Connect, Handshake], DECRYPTED),
-    // `isolate` has no row: no gate opens a page in isolation, and a rule that did nothing would let pass what it was to
-    // keep apart. `noisolate` is what happens anyway.
+    // What happens anyway, since nothing is isolated.
     pair(Gate::Web, Action::DoNotIsolate, &[Connect, Handshake, Request], LOADED),
     pair(Gate::Web, Action::Scan, TO_RESPONSE, SCANNED),
     pair(Gate::Web, Action::DoNotScan, TO_RESPONSE, SCANNED),
@@ -55,6 +54,14 @@ pub const MATRIX: &[Pair] = &[
     pair(Gate::Api, Action::Block, &[Connect, Request, Response], ""),
 ];
 
+/// Actions of the reference service that no gate carries out, and why: a rule that did nothing would let pass what it was to
+/// keep apart.
+pub const NOT_CARRIED_OUT: &[(Action, &str)] = &[
+    (Action::Isolate, "there is no remote browser to open the page in"),
+    // AC-18: the reference holds a file back while it is run and watched.
+    (Action::Quarantine, "there is no sandbox that runs files; every file is scanned before it is released"),
+];
+
 /// Gates that exist and ask the policy. Rules of the others compile, so that a policy can be written before its gate is
 /// there, and are warned of.
 pub const SERVED: &[Gate] = &[Gate::Dns, Gate::Web];
@@ -62,6 +69,11 @@ pub const SERVED: &[Gate] = &[Gate::Dns, Gate::Web];
 /// The row of an action at a gate.
 pub(crate) fn row(gate: Gate, action: Action) -> Option<&'static Pair> {
     MATRIX.iter().find(|pair| pair.gate == gate && pair.action == action)
+}
+
+/// Why no gate carries this action out, where none does.
+pub(crate) fn why_not(action: Action) -> Option<&'static str> {
+    NOT_CARRIED_OUT.iter().find(|(refused, _)| *refused == action).map(|(_, why)| *why)
 }
 
 /// Whether a rule with this action may read facts of this station.

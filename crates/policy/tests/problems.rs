@@ -105,7 +105,8 @@ fn pairs_that_cannot_be_enforced_are_refused_by_name() {
         ("web", "off", r#"http.request.uri.path == "/a""#, "", "`off` with `http.request.uri.path`"),
         ("web", "off", r#"http.body_phase == "upload""#, "", "`off` with `http.body_phase`"),
         ("web", "noisolate", "http.response.status_code == 200", "", "`noisolate` with `http.response.status_code`"),
-        ("web", "isolate", "", "", "`isolate` is not carried out at `web`"),
+        ("web", "isolate", "", "", "`isolate` is not carried out at `web`: there is no remote browser to open the page in"),
+        ("web", "quarantine", "", "", "`quarantine` is not carried out at `web`: there is no sandbox that runs files"),
         (
             "web",
             "redirect",
