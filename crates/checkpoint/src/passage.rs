@@ -272,6 +272,10 @@ impl Passage {
             return Err(refusal);
         }
         let (decision, outcome) = self.state.policy.permit(&self.facts, destination, self.now());
+        if let (Some(rule), Some(_)) = (decision.rule(), decision.action()) {
+            let unknown = self.state.policy.unresolved_variables(rule, &self.facts);
+            self.note(unknown.into_iter().map(unknown_variable).collect());
+        }
         self.answered(Question::Access, decision);
         if let Err(refusal) = &outcome {
             self.refused(refusal);
@@ -644,6 +648,16 @@ fn own_refusal(id: &str, reason: &str) -> Refusal {
         location: None,
         shows_page: false,
         context: policy::Context::None,
+    }
+}
+
+/// GW-021: the header is sent with nothing in the variable's place, which the record says.
+fn unknown_variable(name: &str) -> Finding {
+    Finding {
+        by: Arc::from("policy"),
+        severity: Severity::Low,
+        title: Arc::from(format!("the header variable @{{{name}}} is not known and was left empty")),
+        evidence: Arc::from(name),
     }
 }
 

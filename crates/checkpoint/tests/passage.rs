@@ -218,6 +218,22 @@ fn a_token_names_its_user_and_a_wrong_one_nobody() {
     assert!(harness.checkpoint.locate([192, 0, 2, 9].into(), Some("unknown")).is_none());
 }
 
+/// GW-021: what a header variable cannot name becomes nothing, and the record says so.
+#[test]
+fn gw_021_a_variable_that_is_not_known_is_written_down() {
+    let rule = "[[rule]]\nname = \"tenant\"\ngate = \"web\"\naction = \"allow\"\n\
+        settings = { set_headers = { \"X-User\" = \"@{identity.email} from @{source.ip}\" } }\n";
+    let harness = Harness::new(rule);
+    let mut passage = harness.checkpoint.examine(&session(&harness, Gate::Web));
+    passage.learn_host("login.example");
+    passage.reach(Station::Request);
+    let destination = Destination::Upstream { host: "login.example".into(), port: 443, addresses: Vec::new() };
+    assert!(passage.permit(destination).is_ok());
+    passage.finish(Disposition::Allowed);
+    let findings = harness.events()[0].facts.get(FieldId::Findings).map(Value::to_string).unwrap_or_default();
+    assert!(findings.contains("@{identity.email} is not known") && !findings.contains("source.ip"), "{findings}");
+}
+
 fn listed(kind: intel::Kind, text: &str) -> intel::Snapshot {
     let mut entries = intel::Entries::new();
     entries.push(text, intel::Scope::Whole);

@@ -2,6 +2,7 @@
 //! GW-151). Header values may name facts; what cannot be known becomes empty text (GW-021).
 
 use std::borrow::Cow;
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use model::verdict::UntrustedCertificate;
@@ -90,6 +91,20 @@ impl Effect {
             untrusted_certificate: settings.untrusted_cert,
             skips_dnssec: settings.danger_skip_dnssec,
         })
+    }
+
+    /// Variables of the header values that cannot be known for these facts, and become empty (GW-021).
+    pub(crate) fn unresolved_variables(&self, facts: &Facts) -> Vec<&'static str> {
+        let segments = self.headers.iter().flat_map(|template| match template {
+            HeaderTemplate::Delete(_) => [].as_slice(),
+            HeaderTemplate::Set(_, value) | HeaderTemplate::Add(_, value) => value.as_slice(),
+        });
+        let unknown = segments.filter_map(|segment| match segment {
+            Segment::Fact(field) => resolve(*field, facts).is_none().then_some(*field),
+            Segment::Text(_) => None,
+        });
+        let unknown: BTreeSet<FieldId> = unknown.collect();
+        VARIABLES.iter().filter(|(_, field)| unknown.contains(field)).map(|(name, _)| *name).collect()
     }
 
     pub(crate) fn header_changes(&self, facts: &Facts) -> Vec<HeaderChange> {
@@ -280,11 +295,12 @@ impl HeaderTemplate {
 fn expand(segments: &[Segment], facts: &Facts) -> Arc<str> {
     let texts = segments.iter().map(|segment| match segment {
         Segment::Text(text) => Cow::Borrowed(&**text),
-        // A fact comes from strangers: one with a line break would write headers of its own.
-        Segment::Fact(field) => match facts.get(*field).map(Value::to_string) {
-            Some(text) if !has_controls(&text) => Cow::Owned(text),
-            _ => Cow::Borrowed(""),
-        },
+        Segment::Fact(field) => Cow::Owned(resolve(*field, facts).unwrap_or_default()),
     });
     texts.collect::<String>().into()
+}
+
+/// A fact comes from strangers: one with a line break would write headers of its own, and counts as unknown.
+fn resolve(field: FieldId, facts: &Facts) -> Option<String> {
+    facts.get(field).map(Value::to_string).filter(|text| !has_controls(text))
 }

@@ -184,6 +184,14 @@ impl Policy {
         obligations
     }
 
+    /// Variables of a rule's header values that cannot be known for this request (GW-021).
+    pub fn unresolved_variables(&self, rule: RuleId, facts: &Facts) -> Vec<&'static str> {
+        match self.compiled(rule) {
+            Some(rule) if facts.station() == Station::Request => rule.effect.unresolved_variables(facts),
+            _ => Vec::new(),
+        }
+    }
+
     /// The name of a rule for the record.
     pub fn rule_name(&self, rule: RuleId) -> Option<&RuleName> {
         self.compiled(rule).map(|rule| &rule.name)
