@@ -138,6 +138,9 @@ fn metrics(operations: &Operations) -> String {
             text.push_str(&format!("# TYPE sekisho_store_{name} gauge\nsekisho_store_{name} {number}\n"));
         }
     }
+    // The reason is text, which a metric cannot hold; `sekisho status` tells it.
+    let degraded = u8::from(stats["degraded"].is_string());
+    text.push_str(&format!("# TYPE sekisho_store_degraded gauge\nsekisho_store_degraded {degraded}\n"));
     if let Ok(Some(revision)) = operations.policies.newest() {
         text.push_str(&format!("# TYPE sekisho_policy_revision gauge\nsekisho_policy_revision {}\n", revision.number));
     }
