@@ -174,7 +174,7 @@ impl Table {
     }
 
     /// Whether text can be an entry of a list of this kind.
-    pub(crate) fn accepts(kind: Kind, entry: &str) -> bool {
+    pub fn accepts(kind: Kind, entry: &str) -> bool {
         Table::build(kind, std::iter::once(entry)).1.is_empty()
     }
 

@@ -16,6 +16,8 @@ use policy::list::{Kind, Table};
 
 use crate::{feeds, knowledge};
 
+/// Lines of a source that are named as wrong.
+const WRONG_LINES_MAX: usize = 20;
 /// What a source begins with when it is a feed's copy.
 const FEED_PREFIX: &str = "feed:";
 
@@ -31,9 +33,10 @@ pub fn read_sources(document: &Document, data: &Path) -> Result<Contents> {
     for list in document.lists.iter().filter(|list| list.enabled) {
         let Some(source) = &list.source else { continue };
         let read = read_source(list.kind, source, data).with_context(|| place(list))?;
-        let entries: Vec<&str> = read.iter().map(String::as_str).collect();
-        let (table, problems) = Table::build(list.kind, entries.into_iter());
-        contents.warnings.extend(problems.iter().map(|problem| format!("{}: {source}: {problem}", place(list))));
+        let (table, problems) = Table::build(list.kind, read.entries.iter().map(|(_, entry)| entry.as_str()));
+        let told = if problems.is_empty() { Vec::new() } else { wrong_lines(list.kind, &read.entries) };
+        let told = if told.is_empty() { problems.iter().map(ToString::to_string).collect() } else { told };
+        contents.warnings.extend(read.skipped.into_iter().chain(told).map(|why| format!("{}: {source}: {why}", place(list))));
         contents.tables.insert(list.name.clone(), Arc::new(table));
     }
     Ok(contents)
@@ -46,16 +49,37 @@ fn place(list: &List) -> String {
     }
 }
 
-fn read_source(kind: Kind, source: &str, data: &Path) -> Result<Vec<String>> {
+/// What a source holds.
+struct Source {
+    /// Entries with the lines that they stand in; 0 where a format has none.
+    entries: Vec<(usize, String)>,
+    /// Lines that were not followed, and why.
+    skipped: Vec<String>,
+}
+
+fn read_source(kind: Kind, source: &str, data: &Path) -> Result<Source> {
     let text = knowledge::read_bounded(&path(source, data)?)?;
-    Ok(match kind {
-        Kind::Domain => {
-            let parsed = intel::list::parse(Format::Auto, &text, LIMITS);
-            let excepted: std::collections::HashSet<&str> = parsed.exceptions.texts().collect();
-            parsed.entries.texts().filter(|name| !excepted.contains(name)).map(str::to_owned).collect()
-        }
-        _ => String::from_utf8_lossy(&text).lines().filter_map(|line| entry(kind, line)).collect(),
-    })
+    if kind != Kind::Domain {
+        let text = String::from_utf8_lossy(&text);
+        let numbered = text.lines().enumerate();
+        let entries = numbered.filter_map(|(place, line)| Some((place + 1, entry(kind, line)?))).collect();
+        return Ok(Source { entries, skipped: Vec::new() });
+    }
+    let parsed = intel::list::parse(Format::Auto, &text, LIMITS);
+    let excepted: std::collections::HashSet<&str> = parsed.exceptions.texts().collect();
+    let entries = parsed.entries.texts().filter(|name| !excepted.contains(name)).map(|name| (0, name.to_owned())).collect();
+    let skipped = parsed.skipped.iter().map(|(line, reason)| format!("line {line}: {reason}")).collect();
+    Ok(Source { entries, skipped })
+}
+
+/// The first entries that are of another kind, by their lines (ON-07).
+fn wrong_lines(kind: Kind, entries: &[(usize, String)]) -> Vec<String> {
+    let numbered = entries.iter().filter(|(line, _)| *line > 0);
+    let wrong = numbered.filter(|(_, entry)| !Table::accepts(kind, entry)).take(WRONG_LINES_MAX);
+    let shown = |entry: &str| entry.chars().take(80).collect::<String>();
+    wrong
+        .map(|(line, entry)| format!("line {line}: `{}` is no entry of a list of kind {}", shown(entry), kind.as_str()))
+        .collect()
 }
 
 fn path(source: &str, data: &Path) -> Result<PathBuf> {
@@ -114,7 +138,7 @@ mod tests {
     fn entries_of_another_kind_are_left_out_and_told() -> Result<()> {
         let contents = contents("ip", "192.0.2.1\nnot-an-address\n")?;
         assert_eq!(contents.tables["l"].len(), 1);
-        assert!(contents.warnings[0].contains("not-an-address"), "{:?}", contents.warnings);
+        assert!(contents.warnings[0].contains("line 2: `not-an-address`"), "{:?}", contents.warnings);
         Ok(())
     }
 

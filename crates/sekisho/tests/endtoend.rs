@@ -134,6 +134,50 @@ fn a_policy_is_applied_listed_and_rolled_back_while_the_program_runs() {
     assert!(refused.contains("dns.domains"), "{refused}");
 }
 
+/// WF-25, CX-07: what was imported applies as it was written, and a second time changes nothing.
+#[test]
+fn an_import_is_applied_and_a_second_time_changes_nothing() {
+    let running = Running::start(tempfile::tempdir().unwrap(), "");
+    let export = running.folder.join("rules.json");
+    std::fs::write(
+        &export,
+        r#"{"success": true, "result": [
+            {"id": "1", "name": "bad names", "action": "block", "filters": ["dns"], "precedence": 1, "enabled": true,
+             "traffic": "any(dns.domains[*] in $l1)"},
+            {"id": "2", "name": "tenant", "action": "allow", "filters": ["http"], "precedence": 2, "enabled": true,
+             "traffic": "http.request.host == \"login.example\"", "rule_settings": {"add_headers": {"X-Tenant": ["a"]}}}]}"#,
+    )
+    .unwrap();
+    let lists = running.folder.join("lists.json");
+    std::fs::write(&lists, r#"{"result": [{"id": "l1", "name": "bad", "type": "DOMAIN", "items": [{"value": "bad.example"}]}]}"#)
+        .unwrap();
+    let import = || running.must(&["import", "cloudflare", export.to_str().unwrap(), lists.to_str().unwrap()]);
+    let first = running.apply(&import());
+    assert!(first.contains("applied as revision 2"), "{first}");
+    let second = running.apply(&import());
+    assert!(second.contains("no change") && !second.contains("applied"), "{second}");
+    assert!(!running.must(&["policy", "history"]).contains("\n3\t"));
+    assert!(running.ask(&["explain", "dns", "www.bad.example"]).contains("bad names"));
+}
+
+/// ON-07: a list comes from CSV with the remarks of its entries; a bad one is refused line by line and changes nothing.
+#[test]
+fn on_07_a_list_is_imported_from_csv() {
+    let running = Running::start(tempfile::tempdir().unwrap(), "");
+    let file = running.folder.join("names.csv");
+    let path = file.to_str().unwrap();
+    let import = ["import", "list", path, "--name", "bad names", "--kind", "domain"];
+    std::fs::write(&file, "value,description\r\nbad.example,\"told by, \"\"ann\"\"\"\r\nworse.example,\r\n").unwrap();
+    let document = running.must(&import);
+    assert!(document.contains("# told by, \"ann\""), "{document}");
+    assert!(running.apply(&document).contains("applied"));
+    std::fs::write(&file, "bad.example\nhttp://x/\ntrailing.example \n").unwrap();
+    let refused = running.command(&import);
+    let told = String::from_utf8_lossy(&refused.stderr);
+    assert!(!refused.status.success() && refused.stdout.is_empty());
+    assert!(told.contains("line 2: `http://x/`") && told.contains("line 3: "), "{told}");
+}
+
 #[test]
 fn the_management_api_answers_only_who_has_the_token() {
     use std::os::unix::fs::PermissionsExt;
@@ -175,6 +219,7 @@ fn the_metrics_count_transactions_by_gate_and_outcome() {
     assert!(answer.starts_with("HTTP/1.1 502"), "{answer}");
     assert!(metrics().contains(&format!("{blocked} 1\n")), "{}", metrics());
     assert!(metrics().contains("sekisho_gate_dns_queries_udp_total"), "{}", metrics());
+    assert!(metrics().contains("sekisho_store_degraded 0\n"), "{}", metrics());
 }
 
 #[test]

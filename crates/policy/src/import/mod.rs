@@ -3,6 +3,7 @@
 //! So the rules are put into the order in which they ran, a rule that ended the evaluation gets an `allow` beside it, and
 //! what cannot be carried over is named with the reason.
 
+pub mod csv;
 mod settings;
 mod source;
 

@@ -5,6 +5,8 @@ use std::process::ExitCode;
 
 use anyhow::{Context, Result, ensure};
 use clap::{Args, Subcommand};
+use policy::import::csv;
+use policy::list::Kind;
 use serde_json::Value as Json;
 
 use super::ask;
@@ -66,6 +68,16 @@ enum ImportSource {
     Cloudflare {
         #[arg(required = true)]
         files: Vec<PathBuf>,
+    },
+    /// A list as CSV: one entry a line, or with the header `value,description`. The document goes to standard output.
+    List {
+        file: PathBuf,
+        /// Name of the list in the policy; that of the file where none is given.
+        #[arg(long)]
+        name: Option<String>,
+        /// `domain`, `url`, `ip`, `hash`, `email`, `int` or `text`.
+        #[arg(long)]
+        kind: String,
     },
 }
 
@@ -174,12 +186,31 @@ fn export(answer: &Json, to: Option<&Path>) -> Result<()> {
 }
 
 pub fn import(arguments: &ImportArguments) -> Result<ExitCode> {
-    let ImportSource::Cloudflare { files } = &arguments.source;
+    let files = match &arguments.source {
+        ImportSource::Cloudflare { files } => files,
+        ImportSource::List { file, name, kind } => return import_list(file, name.as_deref(), kind),
+    };
     let read = |file: &PathBuf| std::fs::read_to_string(file).with_context(|| format!("cannot read {}", file.display()));
     let texts = files.iter().map(read).collect::<Result<Vec<String>>>()?;
     let texts: Vec<&str> = texts.iter().map(String::as_str).collect();
     let imported = policy::import::cloudflare(&texts)?;
     print!("{}", imported.document.to_toml()?);
     eprint!("{}", imported.report);
+    Ok(ExitCode::SUCCESS)
+}
+
+/// ON-07: every wrong line is named, and then there is no document.
+fn import_list(file: &Path, name: Option<&str>, kind: &str) -> Result<ExitCode> {
+    let known = || Kind::ALL.iter().map(|kind| kind.as_str()).collect::<Vec<_>>().join(", ");
+    let found = Kind::ALL.iter().find(|known| known.as_str() == kind);
+    let kind = *found.with_context(|| format!("`{kind}` is none of {}", known()))?;
+    let text = String::from_utf8(crate::knowledge::read_bounded(file)?);
+    let text = text.with_context(|| format!("{} is not UTF-8", file.display()))?;
+    let stem = file.file_stem().unwrap_or_default().to_string_lossy();
+    let entries = csv::list(kind, &text).map_err(|problems| {
+        let told: Vec<String> = problems.iter().map(ToString::to_string).collect();
+        anyhow::anyhow!("{}: nothing was taken\n{}", file.display(), told.join("\n"))
+    })?;
+    print!("{}", csv::list_document(name.unwrap_or(&stem), kind, &entries));
     Ok(ExitCode::SUCCESS)
 }
