@@ -147,6 +147,7 @@ fn identity_of(user: &policy::document::User, groups: &[policy::document::Group]
     };
     Identity {
         email: Arc::from(user.email.as_str()),
+        mailbox: Arc::from(model::identity::mailbox(&user.email)),
         name: Arc::from(user.name.as_str()),
         id: Arc::from(user.id.as_str()),
         groups: user.groups.iter().map(group).collect(),

@@ -144,7 +144,10 @@ impl Passage {
         debug_assert!(fits, "{} does not hold that type", field.row().name);
         match field {
             FieldId::DestinationIp => self.learn_place(field, FieldId::DestinationCountry, FieldId::DestinationContinent),
-            FieldId::DnsResolvedIps => self.learn_place(field, FieldId::DnsAnswerCountry, FieldId::DnsAnswerContinent),
+            FieldId::DnsResolvedIps => {
+                self.learn_place(field, FieldId::DnsAnswerCountry, FieldId::DnsAnswerContinent);
+                self.learn_addresses();
+            }
             FieldId::HttpUrl => self.learn_url(),
             _ => {}
         }
@@ -173,6 +176,18 @@ impl Passage {
         let known = state.knowledge.url(url);
         self.add_ints(FieldId::HttpContentCategory, known.content);
         self.add_ints(FieldId::HttpSecurityCategory, known.security);
+    }
+
+    /// What lists say of the addresses of an answer, for rules that want to know (GW-033).
+    fn learn_addresses(&mut self) {
+        let state = self.state.clone();
+        let Some(Value::Ips(addresses)) = self.facts.get(FieldId::DnsResolvedIps).cloned() else { return };
+        for address in addresses.iter() {
+            let known = state.knowledge.address(*address);
+            self.add_ints(FieldId::DnsAddressContentCategory, known.content);
+            self.add_ints(FieldId::DnsAddressSecurityCategory, known.security);
+            self.add_ints(FieldId::DnsAddressIndicatorFeed, known.feeds);
+        }
     }
 
     /// Everything that follows from a host name: its parents, categories, feeds and applications.
@@ -556,6 +571,7 @@ fn connection_facts(facts: &mut Facts, session: &Session, began: Timestamp) {
     let Some(identity) = &session.identity else { return };
     for (field, text) in [
         (FieldId::UserEmail, &identity.email),
+        (FieldId::UserMailbox, &identity.mailbox),
         (FieldId::UserName, &identity.name),
         (FieldId::UserId, &identity.id),
         (FieldId::IdentityHow, &identity.how),
@@ -582,7 +598,13 @@ pub(crate) fn host_knowledge(
     let (_, _, content, security) = host_fields(gate);
     let known = knowledge.name(host);
     let applications = known.applications;
-    let feeds = (gate == Gate::Dns).then_some((FieldId::DnsIndicatorFeed, known.feeds));
+    // Of a DNS name the rules may ask for more, which is known of no other host.
+    let dns = |field, ints: &Arc<[i64]>| (gate == Gate::Dns && !ints.is_empty()).then(|| (field, Value::Ints(ints.clone())));
+    let of_name = [
+        dns(FieldId::DnsIndicatorFeed, known.feeds),
+        dns(FieldId::DnsNameContentCategory, known.content),
+        dns(FieldId::DnsNameSecurityCategory, known.security),
+    ];
     let ints = [
         (content, known.content),
         (security, known.security),
@@ -593,7 +615,6 @@ pub(crate) fn host_knowledge(
         (FieldId::AppOwnTypeIds, &applications.own_type_ids),
     ]
     .map(|(field, ints)| (!ints.is_empty()).then(|| (field, Value::Ints(ints.clone()))));
-    let feeds = feeds.filter(|(_, feeds)| !feeds.is_empty()).map(|(field, feeds)| (field, Value::Ints(feeds.clone())));
     let texts = [
         (FieldId::AppNames, &applications.names),
         (FieldId::AppOwnNames, &applications.own_names),
@@ -601,7 +622,7 @@ pub(crate) fn host_knowledge(
         (FieldId::AppOwnStatuses, &applications.own_statuses),
     ]
     .map(|(field, texts)| (!texts.is_empty()).then(|| (field, Value::Texts(texts.clone()))));
-    ints.into_iter().chain([feeds]).chain(texts).flatten()
+    ints.into_iter().chain(of_name).chain(texts).flatten()
 }
 
 /// The host in the one form that facts have, which most have already.

@@ -325,3 +325,81 @@ async fn the_same_bytes_are_opened_once_and_judged_each_time() {
     assert_eq!(text(&events[1], FieldId::FileName), "b.com");
     assert_eq!(text(&events[0], FieldId::FileSha256), text(&events[1], FieldId::FileSha256));
 }
+
+/// A question whose answer leads over `alias` to `address`, and what a rule said in the end.
+fn outcome(harness: &Harness, alias: &str, address: [u8; 4]) -> String {
+    let mut passage = harness.checkpoint.examine(&session(harness, Gate::Dns));
+    passage.learn_host("www.example.com");
+    passage.reach(Station::Question);
+    if passage.permit(Destination::Resolve { name: "www.example.com".into() }).is_err() {
+        return "blocked".to_owned();
+    }
+    passage.learn(FieldId::DnsResolvedIps, Value::ips([std::net::IpAddr::from(address)]));
+    passage.learn_alias(alias);
+    passage.reach(Station::Answer);
+    let is_refused = passage.permit(Destination::Client).is_err();
+    passage.finish(Disposition::Allowed);
+    if is_refused { "blocked" } else { "allowed" }.to_owned()
+}
+
+/// GW-033: categories and feeds of the answer's addresses count where the rule says so, and else those of names alone.
+#[test]
+fn gw_033_addresses_of_the_answer_are_matched_where_a_rule_says_so() {
+    for (field, setting, expected) in [
+        ("dns.security_category", "", "allowed"),
+        ("dns.security_category", "ip_categories = true", "blocked"),
+        ("dns.security_category", "ip_indicator_feeds = true", "allowed"),
+        ("dns.indicator_feed", "ip_indicator_feeds = true", "blocked"),
+        ("dns.indicator_feed", "ip_categories = true", "allowed"),
+    ] {
+        let rule = format!(
+            "[[rule]]\nname = \"r\"\ngate = \"dns\"\naction = \"block\"\nwhen = 'any({field}[*] in {{3 117}})'\nsettings = {{ {setting} }}\n"
+        );
+        let knowledge = listed(intel::Kind::Addresses, "198.51.100.7");
+        let harness = Harness::with_knowledge(&rule, Settings::default(), knowledge);
+        assert_eq!(outcome(&harness, "cdn.example.net", [198, 51, 100, 7]), expected, "{field} {setting}");
+        assert_eq!(outcome(&harness, "cdn.example.net", [198, 51, 100, 8]), "allowed", "{field} {setting}");
+    }
+}
+
+/// GW-034: a rule can leave the categories of names out that the queried one leads to.
+#[test]
+fn gw_034_categories_of_aliases_are_left_out_where_a_rule_says_so() {
+    for (setting, expected) in [("", "blocked"), ("ignore_cname_category_matches = true", "allowed")] {
+        let rule = format!(
+            "[[rule]]\nname = \"r\"\ngate = \"dns\"\naction = \"block\"\nwhen = 'any(dns.security_category[*] in {{117}})'\nsettings = {{ {setting} }}\n"
+        );
+        let harness = Harness::with_knowledge(&rule, Settings::default(), listed(intel::Kind::Domains, "tracker.example"));
+        assert_eq!(outcome(&harness, "tracker.example", [192, 0, 2, 1]), expected, "{setting}");
+        let own = Harness::with_knowledge(&rule, Settings::default(), listed(intel::Kind::Domains, "www.example.com"));
+        assert_eq!(outcome(&own, "cdn.example.net", [192, 0, 2, 1]), "blocked", "{setting}: its own count in any case");
+    }
+}
+
+/// ID-05: the spellings of a mailbox are one user where the policy says so, in texts, sets and lists.
+#[test]
+fn id_05_spellings_of_a_mailbox_are_one_user() {
+    let tests =
+        ["identity.email == \"Ann.Lee+x@example.com\"", "identity.email in {\"annlee@example.com\"}", "identity.email in $staff"];
+    for (setting, expected) in [("", false), ("[settings]\nextended_email_matching = true\n", true)] {
+        for test in tests {
+            let policy = format!(
+                "{setting}[[list]]\nname = \"staff\"\nkind = \"email\"\nentries = [\"an.nlee@example.com\"]\n\
+                 [[user]]\nemail = \"ann.lee@example.com\"\n[[user]]\nemail = \"ann@example.com\"\n\
+                 [[rule]]\nname = \"r\"\ngate = \"dns\"\naction = \"block\"\nidentity = '{test}'\n"
+            );
+            let harness = Harness::new(&policy);
+            let is_refused = |email: &str| {
+                let identity = harness.checkpoint.user(email);
+                let mut passage = harness.checkpoint.examine(&Session { identity, ..session(&harness, Gate::Dns) });
+                passage.learn_host("example.com");
+                passage.reach(Station::Question);
+                let refused = passage.permit(Destination::Resolve { name: "example.com".into() }).is_err();
+                passage.finish(Disposition::Allowed);
+                refused
+            };
+            assert_eq!(is_refused("ann.lee@example.com"), expected, "{setting}{test}");
+            assert!(!is_refused("ann@example.com"), "{setting}{test}");
+        }
+    }
+}

@@ -97,6 +97,8 @@ fields! {
     ProxyEndpoint "proxy.endpoint" Text [Web Connect] "proxy_endpoint" "proxy_endpoint.name" "" "ProxyEndpoint" [];
     /// E-mail address of the user.
     UserEmail "identity.email" Text [Dns Connect, Web Connect, L4 Connect, Mail Envelope, Api Connect] "user_name" "actor.user.name" "User" "Email" [] UserName;
+    /// The user's e-mail address as all its spellings share it: without dots and what follows a plus (ID-05).
+    UserMailbox "identity.mailbox" Text [Dns Connect, Web Connect, L4 Connect, Mail Envelope, Api Connect] "" "actor.user.name" "" "" [];
     /// Display name of the user.
     UserName "identity.name" Text [Dns Connect, Web Connect, L4 Connect, Mail Envelope, Api Connect] "user_full_name" "actor.user.full_name" "" "" [];
     /// Identifier of the user in the directory.
@@ -133,6 +135,16 @@ fields! {
     DnsSecurityCategory "dns.security_category" Ints [Dns Question] "security_category_ids" "unmapped.security_category_ids" "" "MatchedCategoryIDs" [];
     /// Identifiers of the indicator feeds that list the name.
     DnsIndicatorFeed "dns.indicator_feed" Ints [Dns Question] "indicator_feed_ids" "unmapped.indicator_feed_ids" "" "MatchedIndicatorFeedIDs" [];
+    /// Content categories of the queried name alone, without those of names that it leads to (GW-034).
+    DnsNameContentCategory "dns.name.content_category" Ints [Dns Question] "" "unmapped.content_category_ids" "" "" [];
+    /// Security categories of the queried name alone, without those of names that it leads to (GW-034).
+    DnsNameSecurityCategory "dns.name.security_category" Ints [Dns Question] "" "unmapped.security_category_ids" "" "" [];
+    /// Content categories of the answer's addresses (GW-033).
+    DnsAddressContentCategory "dns.address.content_category" Ints [Dns Answer] "" "unmapped.content_category_ids" "" "" [];
+    /// Security categories of the answer's addresses (GW-033).
+    DnsAddressSecurityCategory "dns.address.security_category" Ints [Dns Answer] "" "unmapped.security_category_ids" "" "" [];
+    /// Indicator feeds that hold one of the answer's addresses (GW-033).
+    DnsAddressIndicatorFeed "dns.address.indicator_feed" Ints [Dns Answer] "" "unmapped.indicator_feed_ids" "" "" [];
     /// Address of ours to which the query was sent (the singular is the dialect's).
     DnsResolverIp "dns.resolved_ip" Ips [Dns Connect] "" "dst_endpoint.ip" "" "DstIP" [];
     /// Category matches that the client sent in EDNS option 65050.

@@ -2,13 +2,14 @@
 //! problems are told at once, and what compiles but may surprise is told as warnings.
 
 mod people;
+mod widening;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use model::{Action, FieldId, Gate, RuleName, Station};
 
-use crate::document::{Document, List, Rule};
+use crate::document::{Document, List, Rule, RuleSettings};
 use crate::expression::{Expression, Order, Test};
 use crate::index::Index;
 use crate::list::Table;
@@ -230,6 +231,16 @@ impl<'d> Compiler<'d> {
         let mut whole = Expression::and(parts);
         if refuses(rule.action) {
             whole.change_fields(&own_application);
+        }
+        let RuleSettings { ip_categories, ip_indicator_feeds, ignore_cname_category_matches, .. } = rule.settings;
+        if ip_categories || ip_indicator_feeds {
+            whole = whole.widened(&|field| widening::of_addresses(field, ip_categories, ip_indicator_feeds));
+        }
+        if ignore_cname_category_matches {
+            whole.change_fields(&widening::name_alone);
+        }
+        if self.document.settings.as_ref().is_some_and(|settings| settings.extended_email_matching) {
+            whole.change_comparisons(&mut widening::by_mailbox);
         }
         whole
     }

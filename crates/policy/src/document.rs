@@ -45,6 +45,9 @@ pub struct Settings {
     /// Reason told to the person where a rule gives none.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub block_reason: Option<String>,
+    /// Takes the spellings of one mailbox for the same user where a rule names `identity.email` (ID-05).
+    #[serde(skip_serializing_if = "is_no")]
+    pub extended_email_matching: bool,
 }
 
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -131,6 +134,15 @@ pub struct RuleSettings {
     pub delete_headers: Vec<String>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub untrusted_cert: Option<UntrustedCertificate>,
+    /// Match the categories of the answer's addresses too (GW-033).
+    #[serde(skip_serializing_if = "is_no")]
+    pub ip_categories: bool,
+    /// Match the indicator feeds of the answer's addresses too (GW-033).
+    #[serde(skip_serializing_if = "is_no")]
+    pub ip_indicator_feeds: bool,
+    /// Leave the categories of names that the queried one leads to out (GW-034).
+    #[serde(skip_serializing_if = "is_no")]
+    pub ignore_cname_category_matches: bool,
     /// Accept answers whose signatures do not verify (GW-032).
     #[serde(skip_serializing_if = "is_no")]
     #[serde(alias = "insecure_disable_dnssec_validation")]

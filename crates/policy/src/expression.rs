@@ -131,6 +131,46 @@ impl Expression {
         }
     }
 
+    /// Calls `change` with every comparison.
+    pub(crate) fn change_comparisons(&mut self, change: &mut dyn FnMut(&mut Comparison)) {
+        match self {
+            Expression::Constant(_) => {}
+            Expression::And(parts) | Expression::Or(parts) => {
+                parts.iter_mut().for_each(|part| part.change_comparisons(change));
+            }
+            Expression::Xor(a, b) => {
+                a.change_comparisons(change);
+                b.change_comparisons(change);
+            }
+            Expression::Not(inner) => inner.change_comparisons(change),
+            Expression::Comparison(comparison) => change(comparison),
+        }
+    }
+
+    /// Every test of a field that has a counterpart looks at the elements of both.
+    pub(crate) fn widened(self, counterpart: &dyn Fn(FieldId) -> Option<FieldId>) -> Expression {
+        let all = |parts: Vec<Expression>| parts.into_iter().map(|part| part.widened(counterpart)).collect();
+        match self {
+            Expression::Constant(value) => Expression::Constant(value),
+            Expression::And(parts) => Expression::And(all(parts)),
+            Expression::Or(parts) => Expression::Or(all(parts)),
+            Expression::Xor(a, b) => Expression::Xor(Box::new(a.widened(counterpart)), Box::new(b.widened(counterpart))),
+            Expression::Not(inner) => Expression::Not(Box::new(inner.widened(counterpart))),
+            Expression::Comparison(comparison) => {
+                let mut has_counterpart = false;
+                comparison.operand.fields(&mut |field| has_counterpart |= counterpart(field).is_some());
+                if !has_counterpart {
+                    return Expression::Comparison(comparison);
+                }
+                let mut other = comparison.clone();
+                other.operand.change_fields(&|field: &mut FieldId| *field = counterpart(*field).unwrap_or(*field));
+                let over = comparison.over;
+                let both = vec![Expression::Comparison(comparison), Expression::Comparison(other)];
+                if over == Over::All { Expression::And(both) } else { Expression::Or(both) }
+            }
+        }
+    }
+
     /// Calls `change` with every field that is read; what it writes is read from then on.
     pub(crate) fn change_fields(&mut self, change: &dyn Fn(&mut FieldId)) {
         match self {

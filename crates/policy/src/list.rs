@@ -178,6 +178,20 @@ impl Table {
         Table::build(kind, std::iter::once(entry)).1.is_empty()
     }
 
+    /// The entries of a list of text, in their comparable form; none of addresses and numbers.
+    pub(crate) fn texts(&self) -> impl Iterator<Item = &str> {
+        let packed = match &self.entries {
+            Entries::Bytes(packed) if self.kind != Kind::Hash => Some(packed),
+            _ => None,
+        };
+        let mut start = 0;
+        std::iter::from_fn(move || {
+            let entry = packed.filter(|packed| start < packed.arena.len())?.entry(start);
+            start += 2 + entry.len();
+            Some(std::str::from_utf8(entry).unwrap_or_default())
+        })
+    }
+
     pub fn kind(&self) -> Kind {
         self.kind
     }

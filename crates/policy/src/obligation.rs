@@ -130,6 +130,8 @@ impl Effect {
 fn misplaced(rule: &Rule) -> Vec<Problem> {
     let RuleSettings { block_page, block_reason, redirect, override_host, override_ips, resolvers, .. } = &rule.settings;
     let RuleSettings { add_headers, set_headers, delete_headers, untrusted_cert, danger_skip_dnssec, .. } = &rule.settings;
+    let RuleSettings { ip_categories, ip_indicator_feeds, ignore_cname_category_matches, .. } = &rule.settings;
+    let is_dns = rule.gate == Gate::Dns;
     let is = |gate: Gate, action: Action| rule.gate == gate && rule.action == action;
     let has_headers = !(add_headers.is_empty() && set_headers.is_empty() && delete_headers.is_empty());
     let (is_block, is_override) = (rule.action == Action::Block, is(Gate::Dns, Action::Override));
@@ -143,6 +145,9 @@ fn misplaced(rule: &Rule) -> Vec<Problem> {
         (!resolvers.is_empty(), is(Gate::Dns, Action::Resolve), "resolvers", "a `resolve` rule at `dns`"),
         (has_headers, is(Gate::Web, Action::Allow), "header changes", "an `allow` rule at `web`"),
         (untrusted_cert.is_some(), is(Gate::Web, Action::Allow), "untrusted_cert", "an `allow` rule at `web`"),
+        (*ip_categories, is_dns, "ip_categories", "a rule at `dns`"),
+        (*ip_indicator_feeds, is_dns, "ip_indicator_feeds", "a rule at `dns`"),
+        (*ignore_cname_category_matches, is_dns, "ignore_cname_category_matches", "a rule at `dns`"),
         (*danger_skip_dnssec, is(Gate::Dns, Action::Allow), "danger_skip_dnssec", "an `allow` rule at `dns`"),
     ]
     .into_iter()

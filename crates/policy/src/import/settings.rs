@@ -22,9 +22,6 @@ const LEFT_BEHIND: &[(&str, &str)] = &[
     ("forensic_copy", "whole requests are not copied (GW-040)"),
     ("allow_child_bypass", "there are no child accounts (GW-041)"),
     ("bypass_parent_rule", "there are no parent accounts (GW-041)"),
-    ("ip_categories", "categories of answer addresses are not matched (GW-033)"),
-    ("ip_indicator_feeds", "feeds are matched by name only (GW-033)"),
-    ("ignore_cname_category_matches", "there is no such switch here (GW-034)"),
     ("audit_ssh", "commands of SSH sessions are not recorded (AC-11)"),
     ("egress", "the address of departure is not chosen by rules (GW-030)"),
     ("l4override", "destinations of connections are not rewritten (GW-029)"),
@@ -40,6 +37,12 @@ pub(super) fn settings(gate: Gate, action: Action, source: &Value) -> (RuleSetti
         .filter(|(name, _)| source.get(*name).is_some_and(is_on))
         .map(|(name, reason)| ((*name).to_owned(), (*reason).to_owned()))
         .collect();
+    if gate == Gate::Dns {
+        let has = |name: &str| source.get(name).is_some_and(is_on);
+        settings.ip_categories = has("ip_categories");
+        settings.ip_indicator_feeds = has("ip_indicator_feeds");
+        settings.ignore_cname_category_matches = has("ignore_cname_category_matches");
+    }
     let text = |name: &str| source.get(name).and_then(Value::as_str).filter(|text| !text.is_empty()).map(str::to_owned);
     match (gate, action) {
         (_, Action::Block) => {
