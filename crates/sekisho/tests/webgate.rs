@@ -295,9 +295,41 @@ fn the_doctor_tries_what_is_installed() {
         assert!(told.contains("not installed") || told.contains("does not trust it: "), "{told}");
     }
     let ca = std::path::absolute(data.join("ca/sekisho-ca.pem")).unwrap();
-    let after = run(&[("CURL_CA_BUNDLE", &ca), ("SSL_CERT_FILE", &ca), ("NODE_EXTRA_CA_CERTS", &ca), ("GIT_SSL_CAINFO", &ca)]);
-    for name in ["curl", "git", "Python", "Node", "Go"] {
+    let home = folder.path().join("home");
+    let (browser, keys) = (trusted_by_chromium(&home, &ca), trusted_by_java(folder.path(), &ca));
+    let more = [("CURL_CA_BUNDLE", &ca), ("SSL_CERT_FILE", &ca), ("NODE_EXTRA_CA_CERTS", &ca), ("GIT_SSL_CAINFO", &ca)];
+    let more = more.map(|(name, path)| (name, path.as_path()));
+    let after = run(&[more.as_slice(), &[("HOME", &home), ("JAVA_TOOL_OPTIONS", Path::new(&keys))]].concat());
+    let mut names = vec!["curl", "git", "Python", "Node", "Go", "Java"];
+    match browser {
+        true => names.push("Chromium"),
+        false => println!("skipped: certutil is not installed, so Chromium cannot be taught the CA"),
+    }
+    for name in names {
         let told = row(&after, name);
         assert!(told.contains("not installed") || told.ends_with("trusts it"), "{told}\n{after}");
     }
+}
+
+/// The user's own store, as the doctor's advice fills it. False where the tool for it is not installed.
+fn trusted_by_chromium(home: &Path, ca: &Path) -> bool {
+    let store = home.join(".pki/nssdb");
+    std::fs::create_dir_all(&store).unwrap();
+    let store = format!("sql:{}", store.display());
+    let ca = ca.to_str().unwrap();
+    let run = |arguments: &[&str]| Command::new("certutil").args(arguments).status().is_ok_and(|status| status.success());
+    run(&["-N", "--empty-password", "-d", &store]) && run(&["-A", "-d", &store, "-t", "C,,", "-n", "sekisho", "-i", ca])
+}
+
+/// Options by which a JVM uses a store of the test's own, so that the machine's stays as it is.
+fn trusted_by_java(folder: &Path, ca: &Path) -> String {
+    let store = folder.join("trust.p12");
+    let _ = Command::new("keytool")
+        .args(["-importcert", "-noprompt", "-storepass", "changeit", "-alias", "sekisho", "-file"])
+        .arg(ca)
+        .arg("-keystore")
+        .arg(&store)
+        .stderr(Stdio::null())
+        .status();
+    format!("-Djavax.net.ssl.trustStore={} -Djavax.net.ssl.trustStorePassword=changeit", store.display())
 }
