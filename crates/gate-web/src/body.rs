@@ -17,6 +17,7 @@ use model::Disposition;
 use tokio::sync::mpsc;
 use tokio::time::{Sleep, sleep};
 
+use crate::headers::clean_trailers;
 use crate::links::Received;
 
 /// Frames that wait between the feeding task and the connection: enough to keep both busy, few enough to stay small.
@@ -262,7 +263,7 @@ impl Body for WebBody {
     type Error = BodyError;
 
     fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
-        match &mut self.0 {
+        let next = match &mut self.0 {
             Kind::Chunks { chunks, left, trailers } => Poll::Ready(match chunks.pop_front() {
                 Some(chunk) => {
                     *left -= chunk.len() as u64;
@@ -272,7 +273,8 @@ impl Body for WebBody {
             }),
             Kind::Streamed(streamed) => streamed.poll_next(cx),
             Kind::Fed(fed) => fed.poll_next(cx),
-        }
+        };
+        next.map_ok(forwardable)
     }
 
     fn is_end_stream(&self) -> bool {
@@ -296,6 +298,20 @@ impl Body for WebBody {
             }
             Kind::Fed(fed) => fed.left.map(SizeHint::with_exact).unwrap_or_default(),
         }
+    }
+}
+
+/// Trailers without the fields that frame, route or authenticate a message (RFC 9110 section 6.5.1).
+fn forwardable(frame: Frame<Bytes>) -> Frame<Bytes> {
+    if !frame.is_trailers() {
+        return frame;
+    }
+    match frame.into_trailers() {
+        Ok(mut trailers) => {
+            clean_trailers(&mut trailers);
+            Frame::trailers(trailers)
+        }
+        Err(frame) => frame,
     }
 }
 

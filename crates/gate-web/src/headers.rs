@@ -18,6 +18,28 @@ static CONNECTION_FIELDS: [HeaderName; 9] = [
     HeaderName::from_static("http2-settings"),
 ];
 
+/// Fields of framing, routing, authentication, request modifiers and response control.
+static NEVER_TRAILERS: [HeaderName; 18] = [
+    header::CONTENT_LENGTH,
+    header::HOST,
+    header::TRAILER,
+    header::MAX_FORWARDS,
+    header::EXPECT,
+    header::RANGE,
+    header::AUTHORIZATION,
+    header::WWW_AUTHENTICATE,
+    header::COOKIE,
+    header::SET_COOKIE,
+    header::CACHE_CONTROL,
+    header::EXPIRES,
+    header::DATE,
+    header::LOCATION,
+    header::VARY,
+    header::CONTENT_ENCODING,
+    header::CONTENT_TYPE,
+    header::CONTENT_RANGE,
+];
+
 /// Names that `Connection` may list before the message is refused. Browsers list one or two.
 pub(crate) const CONNECTION_NAMES_MAX: usize = 16;
 
@@ -57,6 +79,14 @@ pub(crate) fn strip_connection_fields(headers: &mut HeaderMap) -> bool {
         headers.insert(header::TE, HeaderValue::from_static("trailers"));
     }
     true
+}
+
+/// Takes the fields off that have no meaning after a body: readers who merge them and readers who do not would see two
+/// messages (RFC 9110 section 6.5.1).
+pub(crate) fn clean_trailers(trailers: &mut HeaderMap) {
+    for name in CONNECTION_FIELDS.iter().chain(&NEVER_TRAILERS) {
+        trailers.remove(name);
+    }
 }
 
 /// One bit for each of the connection fields that is there: most messages have one, and looking for all of them by name costs

@@ -405,7 +405,18 @@ async fn head_requests_continue_and_trailers_pass() {
     let stream = world.tunnel("site.example", world.tls.port(), &["h2"]).await.unwrap();
     let trailing = Request::get(format!("https://{host}/trailers")).header("te", "trailers").body(Full::default()).unwrap();
     let body = http2(Box::new(stream)).await.raw(trailing).await.unwrap().into_body().collect().await.unwrap();
-    assert_eq!(body.trailers().unwrap()["x-checksum"], "abc");
+    let trailers = body.trailers().unwrap();
+    assert_eq!(trailers["x-checksum"], "abc");
+    assert!(!trailers.contains_key("set-cookie"), "RFC 9110 section 6.5.1: it has no meaning there, and readers disagree");
+    // RFC 9110 section 6.5.1: over HTTP/1 they are for a client that says it takes them.
+    for (takes, expected) in [("TE: trailers\r\nConnection: TE, close\r\n", true), ("Connection: close\r\n", false)] {
+        let mut stream = world.tunnel("site.example", world.tls.port(), &["http/1.1"]).await.unwrap();
+        let request = format!("GET /trailers HTTP/1.1\r\nHost: {host}\r\n{takes}\r\n");
+        let (answer, _) = support::exchange(&mut stream, request.as_bytes()).await;
+        let answer = String::from_utf8_lossy(&answer);
+        assert!(answer.contains("with trailers"), "{answer}");
+        assert_eq!(answer.contains("x-checksum: abc"), expected, "{answer}");
+    }
     // RFC 9110 section 10.1.1: the client waits for leave to send, and gets it from the gate.
     let mut stream = world.tunnel("site.example", world.tls.port(), &["http/1.1"]).await.unwrap();
     let head = format!(

@@ -534,6 +534,7 @@ async fn handle(mut request: Request<Incoming>, seen: Arc<Seen>) -> Result<Respo
         (_, "/trailers") => {
             let mut trailers = HeaderMap::new();
             trailers.insert("x-checksum", "abc".parse().unwrap());
+            trailers.insert(header::SET_COOKIE, "late=1".parse().unwrap());
             let body = Full::new(Bytes::from_static(b"with trailers")).with_trailers(std::future::ready(Some(Ok(trailers))));
             let mut response = Response::new(body.boxed());
             response.headers_mut().insert(header::TRAILER, "x-checksum".parse().unwrap());
