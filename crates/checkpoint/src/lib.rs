@@ -216,6 +216,15 @@ impl Checkpoint {
         passage::host_knowledge(&self.0.state.load().knowledge, gate, host).collect()
     }
 
+    /// Adds what a record does not keep because it follows from what it keeps: the user's mailbox, and what is known of the
+    /// addresses of an answer.
+    pub fn derive_again(&self, facts: &mut model::Facts) {
+        passage::learn_addresses(&self.0.state.load().knowledge, facts);
+        if let Some(mailbox) = facts.get(FieldId::UserEmail).and_then(Value::as_text).map(model::identity::mailbox) {
+            facts.set(FieldId::UserMailbox, Value::text(mailbox));
+        }
+    }
+
     /// How long a gate may hold bytes for a scan, and what it does when that is over.
     pub fn settings(&self) -> Settings {
         self.0.state.load().settings.clone()

@@ -181,13 +181,7 @@ impl Passage {
     /// What lists say of the addresses of an answer, for rules that want to know (GW-033).
     fn learn_addresses(&mut self) {
         let state = self.state.clone();
-        let Some(Value::Ips(addresses)) = self.facts.get(FieldId::DnsResolvedIps).cloned() else { return };
-        for address in addresses.iter() {
-            let known = state.knowledge.address(*address);
-            self.add_ints(FieldId::DnsAddressContentCategory, known.content);
-            self.add_ints(FieldId::DnsAddressSecurityCategory, known.security);
-            self.add_ints(FieldId::DnsAddressIndicatorFeed, known.feeds);
-        }
+        learn_addresses(&state.knowledge, &mut self.facts);
     }
 
     /// Everything that follows from a host name: its parents, categories, feeds and applications.
@@ -219,16 +213,8 @@ impl Passage {
         }
     }
 
-    /// Puts numbers into a list that may have some of them already.
     fn add_ints(&mut self, field: FieldId, more: &Arc<[i64]>) {
-        if more.is_empty() {
-            return;
-        }
-        let mut ints = more.to_vec();
-        if let Some(Value::Ints(present)) = self.facts.get(field) {
-            ints.extend(present.iter().filter(|int| !more.contains(int)));
-        }
-        self.facts.set(field, Value::ints(ints));
+        add_ints(&mut self.facts, field, more);
     }
 
     /// Whether a rule, not the default, has answered a question of this transaction.
@@ -586,6 +572,29 @@ fn connection_facts(facts: &mut Facts, session: &Session, began: Timestamp) {
         facts.set(FieldId::GroupNames, Value::texts(identity.groups.iter().map(|group| &group.name)));
         facts.set(FieldId::GroupIds, Value::texts(identity.groups.iter().map(|group| &group.id)));
         facts.set(FieldId::GroupEmails, Value::texts(identity.groups.iter().map(|group| &group.email)));
+    }
+}
+
+/// Puts numbers into a list that may have some of them already.
+fn add_ints(facts: &mut Facts, field: FieldId, more: &Arc<[i64]>) {
+    if more.is_empty() {
+        return;
+    }
+    let mut ints = more.to_vec();
+    if let Some(Value::Ints(present)) = facts.get(field) {
+        ints.extend(present.iter().filter(|int| !more.contains(int)));
+    }
+    facts.set(field, Value::ints(ints));
+}
+
+/// What is known of the addresses of an answer.
+pub(crate) fn learn_addresses(knowledge: &intel::Snapshot, facts: &mut Facts) {
+    let Some(Value::Ips(addresses)) = facts.get(FieldId::DnsResolvedIps).cloned() else { return };
+    for address in addresses.iter() {
+        let known = knowledge.address(*address);
+        add_ints(facts, FieldId::DnsAddressContentCategory, known.content);
+        add_ints(facts, FieldId::DnsAddressSecurityCategory, known.security);
+        add_ints(facts, FieldId::DnsAddressIndicatorFeed, known.feeds);
     }
 }
 

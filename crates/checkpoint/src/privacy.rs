@@ -32,6 +32,7 @@ const CLIENT: &[FieldId] = &[
     FieldId::SourceInternalIp,
     FieldId::DohSubdomain,
     FieldId::UserEmail,
+    FieldId::UserMailbox,
     FieldId::UserName,
     FieldId::UserId,
     FieldId::GroupNames,

@@ -350,6 +350,7 @@ impl Operations {
     /// the record does not have it.
     fn restored(&self, facts: &Facts) -> Facts {
         let mut facts = facts.clone();
+        self.checkpoint.derive_again(&mut facts);
         for (host, domains) in [
             (FieldId::DnsFqdn, FieldId::DnsDomains),
             (FieldId::HttpHost, FieldId::HttpDomains),
