@@ -306,13 +306,8 @@ mod tests {
     /// What is read without the library is what the library reads: plain questions of many shapes, and damage to them.
     #[test]
     fn a_plain_question_is_read_as_the_library_reads_it() {
-        let mut state = 0x2545_f491_4f6c_dd1d_u64;
-        let mut next = move || {
-            state ^= state << 13;
-            state ^= state >> 7;
-            state ^= state << 17;
-            state
-        };
+        let mut scatter = testkit::Scatter::new(0x2545_f491_4f6c_dd1d);
+        let mut next = move || scatter.number();
         let long = format!("{0}.{0}.{0}.{1}.", "a".repeat(63), "b".repeat(61));
         let hosts = ["a.", "WWW.example.COM.", "_dns.x-1.example.", "xn--bcher-kva.example.", &long];
         let kinds = [RecordType::A, RecordType::AAAA, RecordType::HTTPS, RecordType::ANY, RecordType::Unknown(65_280)];
@@ -356,13 +351,8 @@ mod tests {
     #[test]
     fn no_bytes_make_the_decoder_panic() {
         let valid = asking("www.example.com.", RecordType::HTTPS).to_vec().unwrap();
-        let mut state = 0x9e37_79b9_7f4a_7c15_u64;
-        let mut next = move || {
-            state ^= state << 13;
-            state ^= state >> 7;
-            state ^= state << 17;
-            state
-        };
+        let mut scatter = testkit::Scatter::new(0x9e37_79b9_7f4a_7c15);
+        let mut next = move || scatter.number();
         for round in 0..50_000 {
             let mut bytes: Vec<u8> = if round % 2 == 0 {
                 (0..next() % 96).map(|_| next() as u8).collect()

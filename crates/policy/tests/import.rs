@@ -191,13 +191,8 @@ fn hosted_web(rules: &[(usize, &'static str, bool)], matches: u32) -> Outcome {
 
 #[test]
 fn random_rule_sets_do_here_what_they_did_there() {
-    let mut state = 0xD1B5_4A32_D192_ED03u64;
-    let mut next = |below: usize| {
-        state ^= state << 13;
-        state ^= state >> 7;
-        state ^= state << 17;
-        (state % below as u64) as usize
-    };
+    let mut scatter = testkit::Scatter::new(0xD1B5_4A32_D192_ED03);
+    let mut next = |below: usize| scatter.below(below);
     for _ in 0..400 {
         let is_dns = next(2) == 0;
         let actions: &[&'static str] =

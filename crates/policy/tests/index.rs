@@ -7,15 +7,13 @@ mod common;
 use common::{compile, dns};
 use model::{Facts, FieldId, Gate, Question, Station, Timestamp, Value};
 use policy::Policy;
+use testkit::Scatter;
 
-struct Dice(u64);
+struct Dice(Scatter);
 
 impl Dice {
     fn below(&mut self, bound: usize) -> usize {
-        self.0 ^= self.0 << 13;
-        self.0 ^= self.0 >> 7;
-        self.0 ^= self.0 << 17;
-        (self.0 % bound as u64) as usize
+        self.0.below(bound)
     }
 
     fn pick<'t>(&mut self, from: &[&'t str]) -> &'t str {
@@ -122,7 +120,7 @@ fn some_facts(dice: &mut Dice) -> Facts {
 
 #[test]
 fn deciding_by_the_index_is_deciding_by_reading_every_rule() {
-    let mut dice = Dice(0x9e37_79b9_7f4a_7c15);
+    let mut dice = Dice(Scatter::new(0x9e37_79b9_7f4a_7c15));
     let mut outcomes = std::collections::BTreeMap::new();
     for _ in 0..400 {
         let policy = rule_set(&mut dice);

@@ -10,11 +10,13 @@ pub mod clock;
 pub mod corpus;
 pub mod origin;
 pub mod samples;
+pub mod scatter;
 pub mod tcp;
 pub mod udp;
 
 pub use clock::FakeClock;
 pub use corpus::replay;
 pub use origin::{Origin, Request, Response};
+pub use scatter::Scatter;
 pub use tcp::{TcpBehaviour, TcpPeer};
 pub use udp::{UdpBehaviour, UdpPeer};

@@ -455,13 +455,8 @@ mod tests {
             context: None,
             bytes: 0,
         };
-        let mut state = 0x2545_f491_4f6c_dd1d_u64;
-        let mut next = move || {
-            state ^= state << 13;
-            state ^= state >> 7;
-            state ^= state << 17;
-            state
-        };
+        let mut scatter = testkit::Scatter::new(0x2545_f491_4f6c_dd1d);
+        let mut next = move || scatter.number();
         let mut believed = 0;
         for _ in 0..20_000 {
             let mut bytes = valid.clone();

@@ -80,15 +80,8 @@ pub fn gzip(bytes: &[u8]) -> Vec<u8> {
 
 /// Bytes that look like nothing, the same every time.
 pub fn noise(bytes: usize) -> Vec<u8> {
-    let mut state = 0x2545_f491_4f6c_dd1du64;
-    (0..bytes)
-        .map(|_| {
-            state ^= state << 13;
-            state ^= state >> 7;
-            state ^= state << 17;
-            state as u8 | 0x80
-        })
-        .collect()
+    let mut scatter = testkit::Scatter::new(0x2545_f491_4f6c_dd1d);
+    (0..bytes).map(|_| scatter.number() as u8 | 0x80).collect()
 }
 
 pub fn large_evil() -> Vec<u8> {
