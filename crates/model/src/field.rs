@@ -337,6 +337,8 @@ fields! {
     DurationMs "event.duration_ms" Int [Dns Record, Web Record, L4 Record, Mail Record, Api Record] "duration_ms" "duration" "" "ResponseTimeMs" [];
     /// What failed, in a word: `upstream_unreachable`, `deadline`, `client_gone`.
     Failure "event.failure" Text [Dns Record, Web Record, L4 Record, Mail Record, Api Record] "failure" "status_code" "" "" [];
+    /// How many alike this one event stands for; absent where it is one.
+    Count "event.count" Int [Dns Record, Web Record, L4 Record, Mail Record, Api Record] "count" "count" "" "" [];
     /// Header operations that were carried out, `set Name`.
     HeaderChanges "http.request.header_changes" Texts [Web Record] "header_changes" "unmapped.header_changes" "" "SetHeaders" [];
     /// Target of a redirect that was answered.
