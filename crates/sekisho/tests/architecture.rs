@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 /// Crates in the order of the layers: a crate imports only from layers above its own.
 const LAYERS: &[&[&str]] = &[
     &["model"],
-    &["policy", "intel"],
+    &["policy", "intel", "shield"],
     &["store", "inspect", "net"],
     &["scan", "query"],
     &["checkpoint"],

@@ -1,0 +1,19 @@
+//! A hand: admission and flood defence. What decides here is mind-like all the same: time comes in as an argument, nothing
+//! waits, and no module of it opens a socket.
+//!
+//! [`admission`] says whether a connection is taken before a byte of it is read, and which of those taken are too slow to
+//! be kept. It knows addresses and counts, and nothing of what is said over the connections.
+#![forbid(unsafe_code)]
+#![cfg_attr(test, allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a test that fails should stop"))]
+
+pub mod admission;
+mod error;
+mod prefixes;
+mod spec;
+
+#[cfg(test)]
+mod testing;
+
+pub use error::Error;
+pub use prefixes::Prefixes;
+pub use spec::{BanSpec, Mode, ShieldConfig, ShieldSpec, SlowSpec, SourceSpec};
