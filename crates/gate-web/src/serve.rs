@@ -14,6 +14,7 @@ use hyper::server::conn::{http1 as server1, http2 as server2};
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use model::{Identity, Session, Transport};
+use net::admission::{Admission, Doorkeeper, Ticket, now};
 use net::authority::Authority;
 use net::framing::{CheckedStream, FramingProblem};
 use net::mint::{Alpn, LeafHost, Minter};
@@ -70,6 +71,8 @@ pub struct Means {
     pub context: Arc<ContextKey>,
     /// Authorities whose certificates clients may show to the proxy; none where it asks for none.
     pub client_roots: Vec<CertificateDer<'static>>,
+    /// Who is let in, before a byte is read; none lets everyone in.
+    pub admission: Option<Arc<Admission>>,
 }
 
 /// Where the gate listens.
@@ -89,6 +92,7 @@ pub struct WebGate {
     shared: Arc<Shared>,
     slots: Arc<Semaphore>,
     stop: watch::Sender<bool>,
+    admission: Option<Arc<Admission>>,
 }
 
 /// The kind of a listener.
@@ -149,6 +153,7 @@ pub async fn bind_over(config: WebGateConfig, checkpoint: Checkpoint, means: Mea
     let (stop, stopping) = watch::channel(false);
     let slots = Arc::new(Semaphore::new(config.connections_max));
     let room = Room::new(config.scan.spool_bytes_max);
+    let admission = means.admission;
     let via = via(&means.minter);
     let connector = Connector { resolver: means.resolver, trust: means.trust, guard, limits: means.limits };
     let balancers = TrustedSources { networks: config.proxy_protocol_from.clone() };
@@ -167,7 +172,7 @@ pub async fn bind_over(config: WebGateConfig, checkpoint: Checkpoint, means: Mea
         stopping,
     });
     let Listeners { sockets, open: listeners, .. } = listeners;
-    Ok(WebGate { addresses, listeners, sockets, shared, slots, stop })
+    Ok(WebGate { addresses, listeners, sockets, shared, slots, stop, admission })
 }
 
 /// TLS to the proxy itself. A certificate of the client's, where it shows one, must be of the configured authorities.
@@ -246,10 +251,13 @@ impl WebGate {
 
     /// Serves until told to stop, then lets what is under way end for the drain time.
     pub async fn serve(self, mut shutdown: watch::Receiver<bool>) {
-        let WebGate { listeners, shared, slots, stop, .. } = self;
+        let WebGate { listeners, shared, slots, stop, admission, .. } = self;
         let loops: Vec<_> = listeners
             .into_iter()
-            .map(|(door, listener)| tokio::spawn(accept(door, listener, shared.clone(), slots.clone())))
+            .map(|(door, listener)| {
+                let keeper = admission.as_ref().and_then(|admission| keeper(admission, door, &listener, &shared));
+                tokio::spawn(accept(door, listener, keeper, shared.clone(), slots.clone()))
+            })
             .collect();
         // A sender that is gone is as good as the word to stop.
         let _ = shutdown.wait_for(|is_stopping| *is_stopping).await;
@@ -263,7 +271,14 @@ impl WebGate {
     }
 }
 
-async fn accept(door: Door, listener: TcpListener, shared: Arc<Shared>, slots: Arc<Semaphore>) {
+/// Who lets connections in at this listener.
+fn keeper(admission: &Arc<Admission>, door: Door, listener: &TcpListener, shared: &Shared) -> Option<Doorkeeper> {
+    let address = listener.local_addr().ok()?;
+    let listener = admission.listener("web", door.as_str(), address, shared.config.connections_max);
+    Some(Doorkeeper { admission: Arc::clone(admission), listener })
+}
+
+async fn accept(door: Door, listener: TcpListener, keeper: Option<Doorkeeper>, shared: Arc<Shared>, slots: Arc<Semaphore>) {
     loop {
         if slots.available_permits() == 0 {
             crate::events::connections_full(door.as_str());
@@ -271,9 +286,19 @@ async fn accept(door: Door, listener: TcpListener, shared: Arc<Shared>, slots: A
         let Ok(slot) = slots.clone().acquire_owned().await else { return };
         match listener.accept().await {
             Ok((tcp, peer)) => {
+                let peer = canonical_peer(peer);
+                // A balancer brings many clients, each of whom is looked at when it has been named.
+                let ticket = match keeper.as_ref().filter(|_| !shared.balancers.contains(peer.ip())) {
+                    Some(keeper) => match keeper.admit(&tcp, peer.ip()) {
+                        Some(ticket) => Some(ticket),
+                        None => continue,
+                    },
+                    None => None,
+                };
+                let entrance = Entrance { door, tcp, peer, ticket, keeper: keeper.clone() };
                 let shared = shared.clone();
                 // In a box of its own: the state of a connection is large, and spawning moves what it is given several times.
-                tokio::spawn(Box::pin(enter(door, tcp, canonical_peer(peer), shared, Arc::new(slot))));
+                tokio::spawn(Box::pin(enter(entrance, shared, Arc::new(slot))));
             }
             Err(error) => {
                 crate::events::accept_failed(door.as_str(), &error);
@@ -283,10 +308,24 @@ async fn accept(door: Door, listener: TcpListener, shared: Arc<Shared>, slots: A
     }
 }
 
+/// A connection that was just accepted.
+struct Entrance {
+    door: Door,
+    tcp: TcpStream,
+    peer: SocketAddr,
+    ticket: Option<Ticket>,
+    keeper: Option<Doorkeeper>,
+}
+
 /// One client connection.
-async fn enter(door: Door, mut tcp: TcpStream, peer: SocketAddr, shared: Arc<Shared>, slot: Slot) {
+async fn enter(entrance: Entrance, shared: Arc<Shared>, slot: Slot) {
+    let Entrance { door, mut tcp, peer, mut ticket, keeper } = entrance;
     let Ok(local) = ready(&tcp) else { return };
     let Ok((client, local)) = behind_balancer(&mut tcp, peer, local, &shared).await else { return };
+    if let Some(keeper) = keeper.filter(|_| ticket.is_none()) {
+        let Some(admitted) = keeper.admit(&tcp, client.ip()) else { return };
+        ticket = Some(admitted);
+    }
     let transport = door.transport();
     if let Some(reason) = refusal(&shared, transport, client.ip()) {
         // The connection is closed before a byte of it is read, and leaves an event.
@@ -295,14 +334,18 @@ async fn enter(door: Door, mut tcp: TcpStream, peer: SocketAddr, shared: Arc<Sha
     match door {
         Door::Proxy => {
             let session = session_of(&shared, transport, client, local);
-            let stream = ClientStream::new(tcp);
+            let stream = ClientStream::new(tcp, ticket);
             let cut = stream.cut();
             serve_proxy(shared, session, cut, slot, ProxyStream::Plain(stream)).await;
         }
         Door::SecureProxy => {
             let Some(acceptor) = shared.proxy_tls.clone() else { return };
+            if ticket.as_ref().is_some_and(|ticket| ticket.may_handshake(now()).is_err()) {
+                let _ = tcp.set_zero_linger();
+                return;
+            }
             let mut session = session_of(&shared, transport, client, local);
-            let stream = ClientStream::new(tcp);
+            let stream = ClientStream::new(tcp, ticket);
             let cut = stream.cut();
             let accepted = timeout(shared.config.handshake, acceptor.accept(stream)).await;
             let Ok(Ok(stream)) = accepted else { return crate::events::proxy_handshake_failed() };
@@ -313,13 +356,13 @@ async fn enter(door: Door, mut tcp: TcpStream, peer: SocketAddr, shared: Arc<Sha
         }
         Door::Socks => {
             let session = session_of(&shared, transport, client, local);
-            socks::enter(shared, session, tcp, slot).await;
+            socks::enter(shared, session, tcp, ticket, slot).await;
         }
         Door::Transparent => {
             let destination = redirected_destination(&tcp).or_else(|_| intercepted_destination(&tcp, local_listener(&shared)));
             let Ok(destination) = destination.map(canonical_peer) else { return };
             let session = session_of(&shared, transport, client, destination);
-            let stream = ClientStream::new(tcp);
+            let stream = ClientStream::new(tcp, ticket);
             let cut = stream.cut();
             let host = Arc::from(destination.ip().to_string());
             Arrival { shared, session, cut, host, port: destination.port(), slot }.run(stream).await;

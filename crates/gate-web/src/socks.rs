@@ -6,6 +6,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use checkpoint::{Credential, Unproved};
 use model::{Disposition, Identity, Session};
+use net::admission::Ticket;
 use net::socks5::{Authentication, Reply, Target, accept, send_reply};
 use tokio::net::TcpStream;
 use tokio::time::timeout;
@@ -19,8 +20,8 @@ use crate::stream::ClientStream;
 const HANDSHAKE_FAILURE: &str = "socks_handshake";
 
 /// One client of the SOCKS5 listener.
-pub(crate) async fn enter(shared: Arc<Shared>, mut session: Session, tcp: TcpStream, slot: Slot) {
-    let mut stream = ClientStream::new(tcp);
+pub(crate) async fn enter(shared: Arc<Shared>, mut session: Session, tcp: TcpStream, ticket: Option<Ticket>, slot: Slot) {
+    let mut stream = ClientStream::new(tcp, ticket);
     let proved: Mutex<Option<Result<Arc<Identity>, Unproved>>> = Mutex::default();
     let check = |user: &str, password: &str| {
         let outcome = shared.checkpoint.authenticate_blocking(&Credential::Basic { user, password });

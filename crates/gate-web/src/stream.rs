@@ -9,35 +9,52 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::task::{Context, Poll};
 
 use bytes::{Buf, Bytes};
+use net::admission::{AdmittedStream, Progress, Ticket, now};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
 use tokio_rustls::server::TlsStream;
 
 /// Whether the connection is to end with a reset. Shared between the socket and whoever decides.
 #[derive(Clone, Debug, Default)]
-pub(crate) struct Cut(Arc<AtomicBool>);
+pub(crate) struct Cut {
+    is_set: Arc<AtomicBool>,
+    /// What the shield sees of the connection; none where it does not look.
+    progress: Option<Arc<Progress>>,
+}
 
 impl Cut {
     /// From here on nothing more is written, and closing the socket resets the connection.
     pub(crate) fn reset(&self) {
-        self.0.store(true, Ordering::Release);
+        self.is_set.store(true, Ordering::Release);
     }
 
     fn is_set(&self) -> bool {
-        self.0.load(Ordering::Acquire)
+        self.is_set.load(Ordering::Acquire)
+    }
+
+    /// From here on the client has to send, and not too slowly.
+    pub(crate) fn expect_body(&self) {
+        self.progress.iter().for_each(|progress| progress.expect(now()));
+    }
+
+    /// The client has sent what it had to, or no longer has to.
+    pub(crate) fn expect_nothing(&self) {
+        self.progress.iter().for_each(|progress| progress.expect_nothing(now));
     }
 }
 
 /// A client's TCP connection.
 #[derive(Debug)]
 pub(crate) struct ClientStream {
-    tcp: TcpStream,
+    tcp: AdmittedStream,
     cut: Cut,
 }
 
 impl ClientStream {
-    pub(crate) fn new(tcp: TcpStream) -> ClientStream {
-        ClientStream { tcp, cut: Cut::default() }
+    pub(crate) fn new(tcp: TcpStream, ticket: Option<Ticket>) -> ClientStream {
+        let tcp = AdmittedStream::new(tcp, ticket);
+        let cut = Cut { progress: tcp.progress(), ..Cut::default() };
+        ClientStream { tcp, cut }
     }
 
     pub(crate) fn cut(&self) -> Cut {
@@ -53,7 +70,7 @@ impl Drop for ClientStream {
     fn drop(&mut self) {
         if self.cut.is_set() {
             // RFC 9293 section 3.9.1.5: closing with a linger time of zero sends RST and discards what is queued.
-            let _ = self.tcp.set_zero_linger();
+            let _ = self.tcp.tcp().set_zero_linger();
         }
     }
 }

@@ -50,7 +50,10 @@ pub(crate) async fn take(road: &Road, asker: &Asker, mut passage: Passage, parts
         let body = WebBody::upload(incoming, Default::default(), uploaded.clone(), road.body_idle());
         return Outcome::Passes(passage, body, uploaded);
     }
-    match collect(road, &mut incoming).await {
+    road.cut.expect_body();
+    let collected = collect(road, &mut incoming).await;
+    road.cut.expect_nothing();
+    match collected {
         Collected::Whole(spool) => judged(road, passage, parts, spool).await,
         Collected::TooLarge(spool) => too_large(road, asker, passage, spool, incoming).await,
         Collected::Failed(failure) => {

@@ -10,6 +10,7 @@
 //! ```
 #![forbid(unsafe_code)]
 
+pub mod admission;
 pub mod authority;
 pub mod downstream;
 mod error;

@@ -188,7 +188,7 @@ impl World {
         let context = context_key();
         let client_roots = client_roots(&spec);
         let resolver = Arc::new(Names);
-        let means = Means { authority, minter, trust, resolver, guard, limits, context, client_roots };
+        let means = Means { authority, minter, trust, resolver, guard, limits, context, client_roots, admission: None };
         let gate = bind(WebGateConfig::resolve(spec).unwrap(), harness.checkpoint.clone(), means).await.unwrap();
         let addresses = gate.addresses();
         let (stop, stopping) = watch::channel(false);
