@@ -149,6 +149,7 @@ fn metrics(operations: &Operations) -> String {
         let labels = format!("gate=\"{}\",outcome=\"{}\"", gate.as_str(), outcome.as_str());
         text.push_str(&format!("sekisho_checkpoint_transactions_total{{{labels}}} {count}\n"));
     }
+    text.push_str(&operations.shield.metrics());
     for (name, count) in gate_dns::counters() {
         text.push_str(&format!("# TYPE {name} counter\n{name} {count}\n"));
     }

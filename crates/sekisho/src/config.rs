@@ -21,6 +21,8 @@ pub struct Config {
     pub trust: TrustSpec,
     pub upstream: UpstreamSpec,
     pub knowledge: crate::knowledge::KnowledgeSpec,
+    /// Who is let in, before a byte is read.
+    pub shield: shield::ShieldSpec,
 }
 
 /// The scan workers.

@@ -113,6 +113,7 @@ impl Gates {
         let config = self.written.read()?;
         self.check_fixed(&config)?;
         let fingerprints = Fingerprints::of(&config)?;
+        let shield = shield::ShieldConfig::resolve(&config.shield)?;
         let parts = &self.parts;
         let read = parts.read_again(config.clone()).await?;
         let pool = match is_same(&config.scan, &self.config.scan)? {
@@ -133,6 +134,7 @@ impl Gates {
         };
 
         parts.publish(read, &config)?;
+        parts.operations.shield.admission.publish(shield);
         if let Some(pool) = pool {
             parts.workers.publish(pool);
             tracing::info!("the scan workers were replaced");
@@ -225,6 +227,7 @@ impl Parts {
             },
             limits: ConnectLimits::default(),
             context: context_key(&self.data)?,
+            admission: Some(self.operations.shield.admission.clone()),
             client_roots: match &config.web.client_authorities {
                 Some(path) => trust::read_roots(path).with_context(|| format!("web.client_authorities: {}", path.display()))?,
                 None => Vec::new(),

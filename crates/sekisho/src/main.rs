@@ -14,6 +14,7 @@ mod knowledge;
 mod lists;
 mod operations;
 mod policy_store;
+mod shield;
 mod trust;
 mod up;
 mod workers;
@@ -77,6 +78,8 @@ enum Command {
     Password(commands::token::PasswordArguments),
     /// Public lists of names, addresses, URLs and files that are known to be bad: show, add, remove, update.
     Feeds(feeds::FeedsArguments),
+    /// Who is let in, who is shut out, and how much was refused.
+    Shield(commands::shield::ShieldArguments),
     /// The reference of every field, as Markdown.
     Fields,
     /// Tell the whole story against origins that it starts itself, with evidence.
@@ -125,6 +128,7 @@ fn run(arguments: Arguments) -> anyhow::Result<ExitCode> {
         Command::Tokens(arguments) => commands::token::tokens(&data, &arguments),
         Command::Password(arguments) => commands::token::password(&arguments),
         Command::Feeds(arguments) => feeds::run(&data, arguments),
+        Command::Shield(arguments) => commands::shield::shield(&data, &arguments),
         Command::Fields => commands::fields(),
         Command::Demo(arguments) => demo::run(&arguments),
     }

@@ -4,7 +4,7 @@
 use std::cell::RefCell;
 use std::collections::{BTreeMap, HashMap};
 use std::path::{Path, PathBuf};
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::SystemTime;
 
 use anyhow::{Context, Result, anyhow, bail};
@@ -20,6 +20,7 @@ use tokio::sync::watch;
 
 use crate::lists;
 use crate::policy_store::{PolicyStore, Revision, difference};
+use crate::shield::Shield;
 
 /// Events that one search returns at most; a larger answer is an export.
 pub const SEARCH_EVENTS_MAX: usize = 100_000;
@@ -109,6 +110,14 @@ pub enum Request {
     },
     /// Read lists, the CA and whom to trust anew, as SIGHUP does.
     Reload,
+    ShieldStatus,
+    ShieldBan {
+        network: ipnet::IpNet,
+        seconds: u64,
+    },
+    ShieldUnban {
+        network: ipnet::IpNet,
+    },
 }
 
 pub struct Operations {
@@ -122,6 +131,7 @@ pub struct Operations {
     queries: ArcSwap<query::Runner>,
     /// Held from the look at the newest revision until the policy is published, so that the newest is what stays.
     publishing: Mutex<()>,
+    pub shield: Arc<Shield>,
 }
 
 /// Merged and compiled documents, with what the compiler warns of. Lists with a source are read anew.
@@ -147,7 +157,14 @@ pub fn now() -> Timestamp {
 }
 
 impl Operations {
-    pub fn new(store: Store, policies: PolicyStore, checkpoint: Checkpoint, data: PathBuf, queries: query::Runner) -> Operations {
+    pub fn new(
+        store: Store,
+        policies: PolicyStore,
+        checkpoint: Checkpoint,
+        shield: Arc<Shield>,
+        data: PathBuf,
+        queries: query::Runner,
+    ) -> Operations {
         Operations {
             store,
             policies,
@@ -156,6 +173,7 @@ impl Operations {
             reloads: watch::Sender::new(0),
             queries: ArcSwap::from_pointee(queries),
             publishing: Mutex::new(()),
+            shield,
         }
     }
 
@@ -202,6 +220,9 @@ impl Operations {
                 let documents = self.policies.get(revision)?.documents;
                 self.apply(documents, &author, &format!("back to revision {revision}"), false)
             }
+            Request::ShieldStatus => Ok(self.shield.status()),
+            Request::ShieldBan { network, seconds } => self.shield.ban(network, seconds),
+            Request::ShieldUnban { network } => self.shield.unban(network),
             Request::Reload => {
                 self.want_reload();
                 Ok(json!({}))

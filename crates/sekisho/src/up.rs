@@ -30,6 +30,7 @@ use crate::gates::{Gates, Listening, Parts, Written};
 use crate::knowledge;
 use crate::operations::{Operations, compile, now};
 use crate::policy_store::PolicyStore;
+use crate::shield::Shield;
 use crate::trust;
 use crate::workers::{Workers, start_pool};
 
@@ -114,7 +115,8 @@ fn assemble(data: &Path, store: Store, config: Config, scanner: Option<Arc<dyn S
     let checkpoint = Checkpoint::new(policy, knowledge, config.checkpoint, recorder, scanner, first);
     let program = std::env::current_exe().context("where this program is")?;
     let queries = query::Runner::new(program, config.query);
-    Ok(Operations::new(store, policies, checkpoint, data.to_owned(), queries))
+    let shield = Arc::new(Shield::open(&config.shield, data)?);
+    Ok(Operations::new(store, policies, checkpoint, shield, data.to_owned(), queries))
 }
 
 pub fn run(data: &Path, arguments: &UpArguments) -> Result<ExitCode> {
@@ -180,6 +182,7 @@ async fn up(data: &Path, config: Config, arguments: &UpArguments) -> Result<()> 
     helpers.spawn(control.serve(operations.clone()));
     helpers.spawn(async move { workers.watch().await });
     helpers.spawn(watch_authority(authority.clone(), store.clone()));
+    helpers.spawn(operations.shield.clone().watch(store.clone()));
     if !config.knowledge.feeds_by_command_only {
         helpers.spawn(watch_feeds(data.to_owned(), operations.clone()));
     }
@@ -192,6 +195,7 @@ async fn up(data: &Path, config: Config, arguments: &UpArguments) -> Result<()> 
         tracing::warn!("some connections did not end in time");
     }
     helpers.shutdown().await;
+    operations.shield.finish(&store);
     let _ = std::fs::remove_file(crate::control::socket_path(data));
     store.flush().context("the last events")?;
     tracing::info!("stopped");

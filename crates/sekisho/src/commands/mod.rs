@@ -6,6 +6,7 @@ pub mod policy;
 pub mod reference;
 pub mod scan;
 pub mod search;
+pub mod shield;
 pub mod sql;
 pub mod status;
 pub mod token;
@@ -71,6 +72,11 @@ fn exact_moment(text: &str, zone: &TimeZone) -> Result<Timestamp> {
     })?;
     let zoned = local.to_zoned(zone.clone()).with_context(|| format!("`{text}` is out of range"))?;
     Ok(Timestamp(zoned.timestamp().as_microsecond()))
+}
+
+/// A length of time in whole seconds.
+pub fn seconds(text: &str) -> Option<u64> {
+    length(text.trim()).and_then(|micros| u64::try_from(micros / 1_000_000).ok())
 }
 
 /// A length of time in microseconds.

@@ -31,6 +31,10 @@ pub struct Swept {
     pub evicted: usize,
 }
 
+/// Silent connections of listeners that are nearly full, by listener (its place in memory) and source, with the time of their
+/// last byte.
+type Silent = HashMap<(usize, Source), Vec<(Moment, Arc<Progress>)>>;
+
 /// An open connection, and how it stood when its window began.
 #[derive(Debug)]
 pub(super) struct Watched {
@@ -56,7 +60,7 @@ impl Admission {
         let config = self.config.load();
         let mut swept = Swept::default();
         if config.mode != Mode::Off {
-            let mut silent: HashMap<(usize, Source), Vec<(Moment, Arc<Progress>)>> = HashMap::new();
+            let mut silent = Silent::new();
             for shard in 0..self.shards.len() {
                 swept.evicted += self.sweep_shard(shard, &config, now, &mut silent);
             }
@@ -80,13 +84,7 @@ impl Admission {
         reports
     }
 
-    fn sweep_shard(
-        &self,
-        shard: usize,
-        config: &ShieldConfig,
-        now: Moment,
-        silent: &mut HashMap<(usize, Source), Vec<(Moment, Arc<Progress>)>>,
-    ) -> usize {
+    fn sweep_shard(&self, shard: usize, config: &ShieldConfig, now: Moment, silent: &mut Silent) -> usize {
         let mut table = self.table(shard);
         let mut slow = Vec::new();
         for watched in table.watched.values_mut() {
@@ -115,12 +113,7 @@ impl Admission {
 
     /// Ends silent connections of sources that hold more than their share of a listener that is nearly full, those of the
     /// largest first and of each the longest silent first.
-    fn relieve(
-        &self,
-        silent: HashMap<(usize, Source), Vec<(Moment, Arc<Progress>)>>,
-        config: &ShieldConfig,
-        now: Moment,
-    ) -> usize {
+    fn relieve(&self, silent: Silent, config: &ShieldConfig, now: Moment) -> usize {
         let listeners = self.listeners();
         let mut largest: Vec<_> = silent.into_iter().collect();
         largest.sort_unstable_by_key(|((_, source), connections)| (std::cmp::Reverse(connections.len()), *source));

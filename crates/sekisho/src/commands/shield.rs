@@ -1,0 +1,120 @@
+//! `shield`: who is let in, who is shut out, and how much was refused.
+
+use std::path::Path;
+use std::process::ExitCode;
+
+use anyhow::{Context, Result, ensure};
+use clap::{Args, Subcommand};
+use ipnet::IpNet;
+use serde_json::Value as Json;
+
+use super::{ask, seconds};
+use crate::operations::Request;
+
+#[derive(Args)]
+pub struct ShieldArguments {
+    #[command(subcommand)]
+    action: Action,
+}
+
+#[derive(Subcommand)]
+enum Action {
+    /// Listeners with what they admitted and refused, bans, and the busiest sources.
+    Status {
+        #[arg(long)]
+        json: bool,
+    },
+    /// Refuse every connection from an address or a network for a while.
+    Ban {
+        /// 203.0.113.7, 203.0.113.0/24 or 2001:db8::/48.
+        network: String,
+        /// 90s, 15m, 24h, 7d or 2w.
+        #[arg(long = "for", default_value = "1h")]
+        length: String,
+    },
+    /// Lift bans of this network and of everything in it.
+    Unban { network: String },
+}
+
+pub fn shield(data: &Path, arguments: &ShieldArguments) -> Result<ExitCode> {
+    match &arguments.action {
+        Action::Status { json } => {
+            let answer = ask(data, Request::ShieldStatus)?;
+            match json {
+                true => println!("{answer}"),
+                false => print!("{}", table(&answer)),
+            }
+        }
+        Action::Ban { network, length } => {
+            let seconds = seconds(length).filter(|seconds| *seconds > 0);
+            let seconds = seconds.with_context(|| format!("`{length}` is no length of time; write 90s, 15m, 24h, 7d or 2w"))?;
+            let answer = ask(data, Request::ShieldBan { network: network_of(network)?, seconds })?;
+            println!("{} is banned until {}", word(&answer["network"]), word(&answer["until"]));
+        }
+        Action::Unban { network } => {
+            let answer = ask(data, Request::ShieldUnban { network: network_of(network)? })?;
+            ensure!(answer["lifted"] != 0, "nothing in {network} is banned; `sekisho shield status` lists what is");
+            println!("{} bans lifted", answer["lifted"]);
+        }
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+/// A network, or an address as the network of itself.
+fn network_of(text: &str) -> Result<IpNet> {
+    let network = text.parse::<IpNet>().or_else(|_| text.parse::<std::net::IpAddr>().map(IpNet::from));
+    network.ok().with_context(|| format!("`{text}` is neither an address nor a network such as 203.0.113.0/24"))
+}
+
+fn table(answer: &Json) -> String {
+    let mut text = format!("mode {}, {} sources known, {} bans\n", word(&answer["mode"]), answer["sources"], answer["bans"]);
+    text.push_str(&format!("\n{:<6}{:<13}{:<24}{:>8}{:>12}  refused\n", "gate", "listener", "address", "open", "admitted"));
+    for row in rows(&answer["listeners"]) {
+        let refused = row["refused"].as_object().into_iter().flatten().filter(|(_, count)| *count != 0);
+        let refused: Vec<String> = refused.map(|(reason, count)| format!("{reason} {count}")).collect();
+        let (gate, door, address) = (word(&row["gate"]), word(&row["door"]), word(&row["address"]));
+        let refused = if refused.is_empty() { "none".to_owned() } else { refused.join(", ") };
+        text.push_str(&format!("{gate:<6}{door:<13}{address:<24}{:>8}{:>12}  {refused}\n", row["open"], row["admitted"]));
+    }
+    for (title, key) in [("bans", "longest_bans"), ("busiest sources", "busiest")] {
+        let rows = rows(&answer[key]);
+        if !rows.is_empty() {
+            text.push_str(&format!("\n{title}\n"));
+        }
+        for row in rows {
+            match key {
+                "busiest" => {
+                    text.push_str(&format!("  {:<44}open {}, refused {}\n", word(&row["source"]), row["open"], row["refused"]))
+                }
+                _ => text.push_str(&format!(
+                    "  {:<44}until {} by the {}\n",
+                    word(&row["network"]),
+                    word(&row["until"]),
+                    word(&row["by"])
+                )),
+            }
+        }
+    }
+    text
+}
+
+fn rows(value: &Json) -> &[Json] {
+    value.as_array().map(Vec::as_slice).unwrap_or_default()
+}
+
+fn word(value: &Json) -> &str {
+    value.as_str().unwrap_or_default()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn addresses_are_networks_of_one() -> Result<()> {
+        assert_eq!(network_of("203.0.113.7")?.to_string(), "203.0.113.7/32");
+        assert_eq!(network_of("2001:db8::/48")?.to_string(), "2001:db8::/48");
+        assert!(network_of("example.com").is_err_and(|error| error.to_string().contains("example.com")));
+        Ok(())
+    }
+}
