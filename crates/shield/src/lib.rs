@@ -2,11 +2,13 @@
 //! waits, and no module of it opens a socket.
 //!
 //! [`admission`] says whether a connection is taken before a byte of it is read, and which of those taken are too slow to
-//! be kept. It knows addresses and counts, and nothing of what is said over the connections.
+//! be kept. It knows addresses and counts, and nothing of what is said over the connections. [`detect`] finds attacks in
+//! sampled packets and the narrowest rule that drops them.
 #![forbid(unsafe_code)]
 #![cfg_attr(test, allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a test that fails should stop"))]
 
 pub mod admission;
+pub mod detect;
 mod error;
 mod prefixes;
 mod spec;
