@@ -135,6 +135,7 @@ impl Gates {
 
         parts.publish(read, &config)?;
         parts.operations.shield.admission.publish(shield);
+        parts.operations.shield.publish_packets(&config.shield.packets)?;
         if let Some(pool) = pool {
             parts.workers.publish(pool);
             tracing::info!("the scan workers were replaced");

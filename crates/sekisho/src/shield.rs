@@ -4,16 +4,19 @@
 use std::io::Write;
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use anyhow::{Context, Result};
 use ipnet::IpNet;
-use model::{Class, Disposition, Event, EventId, Facts, FieldId, Gate, Recorder, Timestamp, Value};
+use model::{Class, Disposition, Event, EventId, Facts, FieldId, Gate, Recorder, Severity, Timestamp, Value};
 use net::admission::{Admission, Moment, Reason, Report, now as moment};
 use serde::{Deserialize, Serialize};
 use serde_json::{Value as Json, json};
 use shield::admission::Ban;
+use shield::guard::{Guard, Incident, News};
+use shield::packets::{PacketsConfig, PacketsSpec};
 use shield::{ShieldConfig, ShieldSpec};
 use store::Store;
 
@@ -25,6 +28,12 @@ const SWEEP: Duration = Duration::from_secs(1);
 const EVENTS_MAX: usize = 1_000;
 /// The rule that a refused connection's event names.
 const RULE: &str = "builtin.shield";
+/// How often samples are read: a rule is in force within two or three of these.
+const PACKET_ROUND: Duration = Duration::from_millis(50);
+/// Rounds between two looks at the bans that the packet path enforces.
+const ROUNDS_A_BAN: u32 = 20;
+/// The rule that an attack's events name.
+const ATTACK_RULE: &str = "builtin.shield.attack";
 /// Sources and bans that the status shows.
 const SHOWN_MAX: usize = 100;
 
@@ -33,6 +42,17 @@ pub struct Shield {
     pub admission: Arc<Admission>,
     path: PathBuf,
     writing: Mutex<()>,
+    packets: Mutex<Packets>,
+    is_stopping: AtomicBool,
+}
+
+/// The packet path, as far as it is there.
+#[derive(Default)]
+struct Packets {
+    spec: Option<Json>,
+    guard: Option<Guard>,
+    /// Why it is not there although it was asked for.
+    trouble: Option<String>,
 }
 
 /// A ban as it is kept.
@@ -49,6 +69,8 @@ impl Shield {
             admission: Admission::new(ShieldConfig::resolve(spec)?),
             path: data.join("shield-bans.json"),
             writing: Mutex::default(),
+            packets: Mutex::default(),
+            is_stopping: AtomicBool::new(false),
         };
         if shield.path.exists() {
             let place = || format!("the bans in {}", shield.path.display());
@@ -103,7 +125,85 @@ impl Shield {
             "bans": bans.len(),
             "longest_bans": shown.collect::<Vec<_>>(),
             "busiest": busiest.collect::<Vec<_>>(),
+            "packets": self.packets_status(),
         })
+    }
+
+    fn packets_status(&self) -> Json {
+        let packets = self.packets();
+        let status = packets.guard.as_ref().map(|guard| guard.status(moment()));
+        match status {
+            Some(Ok(status)) => json!(status),
+            Some(Err(error)) => json!({ "trouble": chain(&error) }),
+            None => json!({ "interfaces": [], "trouble": packets.trouble }),
+        }
+    }
+
+    /// Loads the packet path where it is asked for and is not there as it is to be. Without it connections are still admitted
+    /// or refused; the log and the status say why it is not there.
+    pub fn publish_packets(&self, spec: &PacketsSpec) -> Result<()> {
+        let (written, config) = (serde_json::to_value(spec)?, PacketsConfig::resolve(spec)?);
+        let mut packets = self.packets();
+        if packets.spec.as_ref() == Some(&written) {
+            return Ok(());
+        }
+        // The earlier one lets go of its interfaces first.
+        *packets = Packets { spec: Some(written), ..Packets::default() };
+        let Some(config) = config else { return Ok(()) };
+        let mut seed = [0; 8];
+        getrandom::fill(&mut seed).map_err(|error| anyhow::anyhow!("the system gives no randomness: {error}"))?;
+        match Guard::start(&config, u64::from_ne_bytes(seed)) {
+            Ok(guard) => {
+                for (interface, how) in guard.attached() {
+                    tracing::info!(interface, mode = how.as_str(), "packets are looked at");
+                }
+                packets.guard = Some(guard);
+            }
+            Err(error) => {
+                let error = chain(&error);
+                tracing::warn!(error, "packets are not looked at; connections are admitted in user space alone");
+                packets.trouble = Some(error);
+            }
+        }
+        Ok(())
+    }
+
+    fn packets(&self) -> MutexGuard<'_, Packets> {
+        self.packets.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Looks at packets until told to stop, on a thread of its own: a round is a few system calls that never wait.
+    pub fn watch_packets(self: &Arc<Self>, store: Store) -> std::io::Result<std::thread::JoinHandle<()>> {
+        let shield = Arc::clone(self);
+        std::thread::Builder::new().name("shield-packets".to_owned()).spawn(move || {
+            let mut rounds: u32 = 0;
+            while !shield.is_stopping.load(Ordering::Relaxed) {
+                shield.packet_round(&store, rounds % ROUNDS_A_BAN == 0);
+                rounds = rounds.wrapping_add(1);
+                std::thread::sleep(PACKET_ROUND);
+            }
+        })
+    }
+
+    fn packet_round(&self, store: &Store, with_bans: bool) {
+        let mut packets = self.packets();
+        let Some(guard) = packets.guard.as_mut() else { return };
+        let now = moment();
+        let bans = if with_bans { guard.deny(&self.admission.bans(now)) } else { Ok(()) };
+        let news = bans.and_then(|()| guard.round(now, hour_of_week(crate::operations::now())));
+        match news {
+            Ok(news) => news.iter().for_each(|news| tell(store, news)),
+            Err(error) => {
+                let error = chain(&error);
+                tracing::error!(error, "packets are not looked at any more");
+                (packets.guard, packets.trouble) = (None, Some(error));
+            }
+        }
+    }
+
+    /// Ends the thread that looks at packets.
+    pub fn stop(&self) {
+        self.is_stopping.store(true, Ordering::Relaxed);
     }
 
     /// Prometheus text: counts, no addresses of clients.
@@ -132,6 +232,12 @@ impl Shield {
         text.push_str(&format!("# TYPE sekisho_shield_sources gauge\nsekisho_shield_sources {}\n", self.admission.sources()));
         let bans = self.admission.bans(moment()).len();
         text.push_str(&format!("# TYPE sekisho_shield_bans gauge\nsekisho_shield_bans {bans}\n"));
+        if let Some(Ok(counts)) = self.packets().guard.as_ref().map(Guard::counts) {
+            text.push_str("# TYPE sekisho_shield_packets_total counter\n");
+            for (reason, count) in shield::xdp::Reason::ALL.iter().zip(counts) {
+                text.push_str(&format!("sekisho_shield_packets_total{{reason=\"{}\"}} {count}\n", reason.as_str()));
+            }
+        }
         text
     }
 
@@ -214,6 +320,55 @@ fn event_of(report: &Report) -> Event {
     Event { id: EventId(0), time: now(), class: Class::NetworkActivity, facts }
 }
 
+/// Log line and event of what came to pass.
+fn tell(store: &Store, news: &News) {
+    match news {
+        News::Begun(incident) => {
+            tracing::warn!(kind = incident.kind, target = %incident.target, "an attack has begun");
+            store.record(incident_event(incident, "begun", Disposition::NoAction));
+        }
+        News::Mitigated(incident) => {
+            tracing::warn!(kind = incident.kind, target = %incident.target, "an attack has a rule");
+            store.record(incident_event(incident, "mitigated", Disposition::Dropped));
+        }
+        News::Ended(incident) => {
+            tracing::warn!(kind = incident.kind, target = %incident.target, seconds = incident.seconds, "an attack has ended");
+            store.record(incident_event(incident, "ended", Disposition::Dropped));
+        }
+        News::RuleWithdrawn { rule, why } => tracing::info!(rule, why = why.as_str(), "a rule against an attack was withdrawn"),
+    }
+}
+
+/// The state of an incident, with its timeline so far (DD-34).
+fn incident_event(incident: &Incident, state: &str, disposition: Disposition) -> Event {
+    let mut facts = Facts::new(Gate::Api);
+    for (field, value) in [
+        (FieldId::VerdictRule, Value::text(ATTACK_RULE)),
+        (FieldId::DestinationIp, Value::Ip(incident.target.addr())),
+        (FieldId::Failure, Value::text(state)),
+        (FieldId::SeverityId, Value::Int(Severity::High.id())),
+        (FieldId::VerdictOutcome, Value::text(disposition.as_str())),
+        (FieldId::DispositionId, Value::Int(disposition.id())),
+        (FieldId::ActionId, Value::Int(disposition.action_id())),
+        (FieldId::Findings, Value::texts([format!("attack on {} by {}", incident.target, incident.kind)])),
+        (FieldId::Extra, Value::text(json!(incident).to_string())),
+    ] {
+        facts.set(field, value);
+    }
+    Event { id: EventId(0), time: now(), class: Class::DetectionFinding, facts }
+}
+
+/// Hours since Monday midnight, UTC. The first of January 1970 was a Thursday.
+fn hour_of_week(at: Timestamp) -> usize {
+    let hours = at.0.div_euclid(3_600_000_000) + 3 * 24;
+    usize::try_from(hours.rem_euclid(168)).unwrap_or_default()
+}
+
+fn chain(error: &dyn std::error::Error) -> String {
+    let causes = std::iter::successors(error.source(), |cause| cause.source());
+    causes.fold(error.to_string(), |text, cause| format!("{text}: {cause}"))
+}
+
 /// The time of the calendar at a moment of admission's clock.
 fn time_of(at: Moment) -> Timestamp {
     let (here, micros) = (moment(), |time: Duration| i64::try_from(time.as_micros()).unwrap_or(i64::MAX));
@@ -232,6 +387,13 @@ fn moment_of(at: Timestamp) -> Option<Moment> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn hours_count_from_monday() {
+        assert_eq!(hour_of_week(Timestamp(0)), 72);
+        // Tuesday, 2026-11-24, 12:00 UTC.
+        assert_eq!(hour_of_week(Timestamp::from_seconds(1_795_521_600)), 36);
+    }
 
     #[test]
     fn bans_of_the_operator_outlive_a_restart_until_they_end() -> Result<()> {

@@ -183,6 +183,8 @@ async fn up(data: &Path, config: Config, arguments: &UpArguments) -> Result<()> 
     helpers.spawn(async move { workers.watch().await });
     helpers.spawn(watch_authority(authority.clone(), store.clone()));
     helpers.spawn(operations.shield.clone().watch(store.clone()));
+    operations.shield.publish_packets(&config.shield.packets)?;
+    let packets = operations.shield.watch_packets(store.clone()).context("the thread that looks at packets")?;
     if !config.knowledge.feeds_by_command_only {
         helpers.spawn(watch_feeds(data.to_owned(), operations.clone()));
     }
@@ -195,6 +197,10 @@ async fn up(data: &Path, config: Config, arguments: &UpArguments) -> Result<()> 
         tracing::warn!("some connections did not end in time");
     }
     helpers.shutdown().await;
+    operations.shield.stop();
+    if packets.join().is_err() {
+        tracing::error!("looking at packets ended early");
+    }
     operations.shield.finish(&store);
     let _ = std::fs::remove_file(crate::control::socket_path(data));
     store.flush().context("the last events")?;

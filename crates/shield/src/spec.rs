@@ -6,6 +6,7 @@ use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 
 use crate::admission::bucket::Rate;
+use crate::packets::{PacketsConfig, PacketsSpec};
 use crate::{Error, Prefixes};
 
 /// A page of a busy site opens a few dozen connections at once, and an office behind one address has some hundred people.
@@ -60,6 +61,7 @@ pub struct ShieldSpec {
     pub listener_burst: u32,
     pub ban: BanSpec,
     pub slow: SlowSpec,
+    pub packets: PacketsSpec,
 }
 
 /// Limits of one source: an IPv4 address, or the /64 of an IPv6 address.
@@ -131,6 +133,7 @@ impl Default for ShieldSpec {
             listener_burst: LISTENER_BURST_DEFAULT,
             ban: BanSpec::default(),
             slow: SlowSpec::default(),
+            packets: PacketsSpec::default(),
         }
     }
 }
@@ -183,6 +186,7 @@ impl ShieldConfig {
             return Err(Error::Setting { name: "allow", reason: "at most 10,000 networks" });
         }
         count("source.open_max", source.open_max)?;
+        PacketsConfig::resolve(&spec.packets)?;
         let listener_rate = match spec.listener_per_second {
             0 => None,
             rate => Some(rate_of("listener_per_second", rate, "listener_burst", spec.listener_burst)?),

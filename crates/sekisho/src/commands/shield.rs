@@ -95,7 +95,38 @@ fn table(answer: &Json) -> String {
             }
         }
     }
+    packets(&answer["packets"], &mut text);
     text
+}
+
+/// The packet path, where there is one or one was asked for.
+fn packets(answer: &Json, text: &mut String) {
+    if let Some(trouble) = answer["trouble"].as_str() {
+        text.push_str(&format!("\npackets are not looked at: {trouble}\n"));
+    }
+    for interface in rows(&answer["interfaces"]) {
+        text.push_str(&format!("\npackets of {}, {}\n", word(&interface[0]), word(&interface[1])));
+    }
+    for count in rows(&answer["packets"]).iter().filter(|count| count[1] != 0) {
+        text.push_str(&format!("  {:<16}{:>14}\n", word(&count[0]), count[1]));
+    }
+    for rule in rows(&answer["rules"]) {
+        let verb = if rule["is_enforced"] == true { "drops" } else { "would drop" };
+        text.push_str(&format!(
+            "  rule {}: {verb}, {} hits, {} s left\n",
+            word(&rule["rule"]),
+            rule["hits"],
+            rule["seconds_left"]
+        ));
+    }
+    for incident in rows(&answer["incidents"]) {
+        let state = if incident["has_ended"] == true { "ended" } else { "goes on" };
+        let (target, kind, peak) = (word(&incident["target"]), word(&incident["kind"]), &incident["peak_packets_per_second"]);
+        text.push_str(&format!("  attack on {target} by {kind}, {state}, peak {peak} packets/s\n"));
+        for line in rows(&incident["timeline"]) {
+            text.push_str(&format!("    {:>8} ms  {}\n", line["milliseconds"], word(&line["what"])));
+        }
+    }
 }
 
 fn rows(value: &Json) -> &[Json] {
