@@ -114,6 +114,7 @@ impl Gates {
         self.check_fixed(&config)?;
         let fingerprints = Fingerprints::of(&config)?;
         let shield = shield::ShieldConfig::resolve(&config.shield)?;
+        crate::notices::check(&config.shield.notices)?;
         let parts = &self.parts;
         let read = parts.read_again(config.clone()).await?;
         let pool = match is_same(&config.scan, &self.config.scan)? {
@@ -135,6 +136,7 @@ impl Gates {
 
         parts.publish(read, &config)?;
         parts.operations.shield.admission.publish(shield);
+        parts.operations.shield.publish_notices(&config.shield.notices)?;
         parts.operations.shield.publish_packets(&config.shield.packets)?;
         if let Some(pool) = pool {
             parts.workers.publish(pool);

@@ -12,6 +12,7 @@ mod fingerprint;
 mod gates;
 mod knowledge;
 mod lists;
+mod notices;
 mod operations;
 mod policy_store;
 mod shield;

@@ -118,6 +118,8 @@ pub enum Request {
     ShieldUnban {
         network: ipnet::IpNet,
     },
+    /// Send a notice that says that it is a test.
+    ShieldTestNotice,
 }
 
 pub struct Operations {
@@ -223,6 +225,7 @@ impl Operations {
             Request::ShieldStatus => Ok(self.shield.status()),
             Request::ShieldBan { network, seconds } => self.shield.ban(network, seconds),
             Request::ShieldUnban { network } => self.shield.unban(network),
+            Request::ShieldTestNotice => self.shield.test_notice(),
             Request::Reload => {
                 self.want_reload();
                 Ok(json!({}))

@@ -8,7 +8,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, ensure};
 use ipnet::IpNet;
 use model::{Class, Disposition, Event, EventId, Facts, FieldId, Gate, Recorder, Severity, Timestamp, Value};
 use net::admission::{Admission, Moment, Reason, Report, now as moment};
@@ -16,10 +16,12 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Value as Json, json};
 use shield::admission::Ban;
 use shield::guard::{Guard, Incident, News};
+use shield::notice::{Notice, Notices, NoticesSpec, State};
 use shield::packets::{PacketsConfig, PacketsSpec};
 use shield::{ShieldConfig, ShieldSpec};
 use store::Store;
 
+use crate::notices::Outbox;
 use crate::operations::{now, time_text};
 
 /// How often slow connections are looked for. Their deadlines are seconds.
@@ -43,6 +45,7 @@ pub struct Shield {
     path: PathBuf,
     writing: Mutex<()>,
     packets: Mutex<Packets>,
+    told: Mutex<Told>,
     is_stopping: AtomicBool,
 }
 
@@ -53,6 +56,13 @@ struct Packets {
     guard: Option<Guard>,
     /// Why it is not there although it was asked for.
     trouble: Option<String>,
+}
+
+/// Who is told, and what they were told already.
+struct Told {
+    spec: Json,
+    outbox: Outbox,
+    notices: Notices,
 }
 
 /// A ban as it is kept.
@@ -70,6 +80,11 @@ impl Shield {
             path: data.join("shield-bans.json"),
             writing: Mutex::default(),
             packets: Mutex::default(),
+            told: Mutex::new(Told {
+                spec: Json::Null,
+                outbox: Outbox::open(&NoticesSpec::default())?,
+                notices: Notices::default(),
+            }),
             is_stopping: AtomicBool::new(false),
         };
         if shield.path.exists() {
@@ -157,6 +172,9 @@ impl Shield {
                 for (interface, how) in guard.attached() {
                     tracing::info!(interface, mode = how.as_str(), "packets are looked at");
                 }
+                if let Some(address) = guard.listening() {
+                    tracing::info!(%address, "listening for sFlow; floods are told and not dropped here");
+                }
                 packets.guard = Some(guard);
             }
             Err(error) => {
@@ -166,6 +184,30 @@ impl Shield {
             }
         }
         Ok(())
+    }
+
+    /// Tells others from now on, where others are to be told.
+    pub fn publish_notices(&self, spec: &NoticesSpec) -> Result<()> {
+        let written = serde_json::to_value(spec)?;
+        let mut told = self.told.lock().unwrap_or_else(PoisonError::into_inner);
+        if told.spec != written {
+            (told.outbox, told.spec) = (Outbox::open(spec)?, written);
+        }
+        Ok(())
+    }
+
+    pub fn test_notice(&self) -> Result<Json> {
+        let told = self.told.lock().unwrap_or_else(PoisonError::into_inner);
+        ensure!(told.outbox.is_open(), "no notices are configured, or nothing runs; see [shield.notices] in docs/shield.md");
+        told.outbox.send(Notice::new(State::Test, Incident::sample(), now().0 / 1_000));
+        Ok(json!({}))
+    }
+
+    fn notify(&self, news: &News) {
+        let mut told = self.told.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(notice) = told.notices.of(news, moment(), now().0 / 1_000) {
+            told.outbox.send(notice);
+        }
     }
 
     fn packets(&self) -> MutexGuard<'_, Packets> {
@@ -192,7 +234,10 @@ impl Shield {
         let bans = if with_bans { guard.deny(&self.admission.bans(now)) } else { Ok(()) };
         let news = bans.and_then(|()| guard.round(now, hour_of_week(crate::operations::now())));
         match news {
-            Ok(news) => news.iter().for_each(|news| tell(store, news)),
+            Ok(news) => news.iter().for_each(|news| {
+                tell(store, news);
+                self.notify(news);
+            }),
             Err(error) => {
                 let error = chain(&error);
                 tracing::error!(error, "packets are not looked at any more");

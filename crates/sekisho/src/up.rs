@@ -183,6 +183,7 @@ async fn up(data: &Path, config: Config, arguments: &UpArguments) -> Result<()> 
     helpers.spawn(async move { workers.watch().await });
     helpers.spawn(watch_authority(authority.clone(), store.clone()));
     helpers.spawn(operations.shield.clone().watch(store.clone()));
+    operations.shield.publish_notices(&config.shield.notices)?;
     operations.shield.publish_packets(&config.shield.packets)?;
     let packets = operations.shield.watch_packets(store.clone()).context("the thread that looks at packets")?;
     if !config.knowledge.feeds_by_command_only {

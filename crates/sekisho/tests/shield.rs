@@ -5,7 +5,7 @@
 mod rig;
 
 use std::io::{Read, Write};
-use std::net::{SocketAddr, TcpStream};
+use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::time::{Duration, Instant};
 
 use rig::{Installation, Running};
@@ -116,5 +116,48 @@ fn the_operator_bans_and_lifts_and_a_reload_changes_the_limits() {
     until("the new limit", || (!is_served(proxy)).then_some(()));
     running.reload("[shield]\nmode = \"off\"\n", "reloaded");
     until("the end of all limits", || (0..20).all(|_| is_served(proxy)).then_some(()));
+    running.stop();
+}
+
+/// One POST: its head and its body.
+fn receive(listener: &TcpListener, status: &str) -> (String, Vec<u8>) {
+    let (mut stream, _) = listener.accept().unwrap();
+    stream.set_read_timeout(Some(WAIT)).unwrap();
+    let (mut bytes, mut piece) = (Vec::new(), [0; 4_096]);
+    loop {
+        let length = stream.read(&mut piece).unwrap();
+        bytes.extend(&piece[..length]);
+        let text = String::from_utf8_lossy(&bytes).to_lowercase();
+        let Some((head, _)) = text.split_once("\r\n\r\n") else { continue };
+        let size: usize = head.split("content-length: ").nth(1).unwrap().lines().next().unwrap().parse().unwrap();
+        if bytes.len() >= head.len() + 4 + size {
+            stream.write_all(format!("HTTP/1.1 {status} X\r\nContent-Length: 0\r\n\r\n").as_bytes()).unwrap();
+            return (head.to_owned(), bytes[head.len() + 4..].to_vec());
+        }
+    }
+}
+
+#[test]
+fn a_notice_arrives_signed_and_is_sent_again_where_it_was_refused() {
+    let installation = Installation::new();
+    let receiver = TcpListener::bind("127.0.0.1:0").unwrap();
+    let secret = installation.folder.path().join("secret");
+    std::fs::write(&secret, "a secret of the operator\n").unwrap();
+    let (address, secret) = (receiver.local_addr().unwrap(), secret.display());
+    let config = format!("[shield.notices]\nwebhook = \"http://{address}/hook\"\nwebhook_secret = \"{secret}\"\n");
+    let mut running = Running::start_in(installation.folder.path(), &config);
+    let (_, error, code) = installation.ask(&["shield", "test-notice"]);
+    assert_eq!(code, Some(0), "{error}");
+    let refused = receive(&receiver, "503");
+    let (head, body) = receive(&receiver, "204");
+    assert_eq!(refused.1, body, "the same notice again");
+    let key = aws_lc_rs::hmac::Key::new(aws_lc_rs::hmac::HMAC_SHA256, b"a secret of the operator");
+    let signature: String = aws_lc_rs::hmac::sign(&key, &body).as_ref().iter().map(|byte| format!("{byte:02x}")).collect();
+    assert!(head.starts_with("post /hook ") && head.contains(&format!("sekisho-signature: sha256={signature}")), "{head}");
+    let notice: Json = serde_json::from_slice(&body).unwrap();
+    assert_eq!(notice["notice"], "test");
+    running.reload("", "reloaded");
+    let (_, error, code) = installation.ask(&["shield", "test-notice"]);
+    assert!(code == Some(2) && error.contains("no notices are configured"), "{error}");
     running.stop();
 }

@@ -2,12 +2,13 @@
 //! becomes one incident with its timeline. A round is to be made every few ten milliseconds; nothing here waits by itself.
 
 use std::collections::{BTreeSet, VecDeque};
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 
 use ipnet::IpNet;
 use serde::Serialize;
 
 use crate::admission::{Ban, Moment, Source};
+use crate::collector::{Collected, Collector};
 use crate::detect::detector::{Attack, Detector, Finding, RULES_MAX, Rule, Settings, Withdrawal};
 use crate::detect::packet::Packet;
 use crate::packets::{Mode, PacketsConfig};
@@ -37,6 +38,8 @@ pub struct Incident {
     pub peak_bits_per_second: u64,
     pub usual_packets_per_second: u64,
     pub sources: Vec<IpAddr>,
+    /// Rules against it, in the order in which they came.
+    pub rules: Vec<String>,
     pub timeline: Vec<Line>,
     #[serde(skip)]
     began: Moment,
@@ -55,6 +58,7 @@ pub struct Line {
 pub struct GuardStatus {
     pub interfaces: Vec<(String, &'static str)>,
     pub packets: Vec<(&'static str, u64)>,
+    pub sflow: Option<Collected>,
     pub rules: Vec<RuleStatus>,
     pub incidents: Vec<Incident>,
 }
@@ -79,7 +83,9 @@ pub enum News {
 /// The running guard.
 #[derive(Debug)]
 pub struct Guard {
-    path: PacketPath,
+    /// None where routers tell what passes them.
+    path: Option<PacketPath>,
+    collector: Option<Collector>,
     attached: Vec<(String, Attached)>,
     tables: Tables,
     detector: Detector,
@@ -92,7 +98,9 @@ pub struct Guard {
 impl Guard {
     /// Loads the program, writes its tables, and attaches it to every interface, or to none.
     pub fn start(config: &PacketsConfig, seed: u64) -> Result<Guard, Error> {
-        let mut path = PacketPath::load()?;
+        let mut path = if config.interfaces.is_empty() { None } else { Some(PacketPath::load()?) };
+        let open = |address| Collector::open(address, &config.exporters).map_err(|source| Error::Listen { address, source });
+        let collector = config.sflow.map(open).transpose()?;
         let tables = Tables {
             is_enforced: config.mode == Mode::Enforce,
             drop_fragments: config.drop_fragments,
@@ -105,19 +113,21 @@ impl Guard {
             vectors: config.vectors.iter().map(|vector| vector.port).collect(),
             ..Tables::default()
         };
-        path.write(&tables)?;
         let mut attached = Vec::new();
-        for interface in &config.interfaces {
-            attached.push((interface.clone(), path.attach(interface)?));
+        if let Some(path) = &mut path {
+            path.write(&tables)?;
+            for interface in &config.interfaces {
+                attached.push((interface.clone(), path.attach(interface)?));
+            }
         }
         let detector = Detector::new(Settings {
             protect: config.protect.clone(),
             sensitivity: config.sensitivity,
             floor: config.floor,
-            monitor: config.mode != Mode::Enforce,
+            monitor: config.mode != Mode::Enforce || path.is_none(),
         });
         let sample_every = u64::from(config.sample_every.max(1).next_power_of_two());
-        Ok(Guard { path, attached, tables, detector, sample_every, placed: Vec::new(), incidents: VecDeque::new() })
+        Ok(Guard { path, collector, attached, tables, detector, sample_every, placed: Vec::new(), incidents: VecDeque::new() })
     }
 
     pub fn attached(&self) -> &[(String, Attached)] {
@@ -127,11 +137,17 @@ impl Guard {
     /// Reads samples, ends a window, and puts into force what was found.
     pub fn round(&mut self, now: Moment, hour_of_week: usize) -> Result<Vec<News>, Error> {
         let (detector, weight) = (&mut self.detector, self.sample_every);
-        self.path.samples(|sample| {
-            if let Some(packet) = Packet::of_frame(sample.frame) {
-                detector.observe(&packet, weight);
-            }
-        })?;
+        if let Some(path) = &mut self.path {
+            path.samples(|sample| {
+                if let Some(packet) = Packet::of_frame(sample.frame) {
+                    detector.observe(&packet, weight);
+                }
+            })?;
+        }
+        if let Some(collector) = &mut self.collector {
+            let collected = collector.collect(|packet, weight| detector.observe(packet, weight));
+            collected.map_err(|source| Error::Table { table: "sflow", source: Box::new(source) })?;
+        }
         let findings = self.detector.tick(now, hour_of_week);
         if findings.is_empty() {
             return Ok(Vec::new());
@@ -146,19 +162,30 @@ impl Guard {
         let (denied_24, denied) = denied_of(bans);
         if (&denied_24, &denied) != (&self.tables.denied_24, &self.tables.denied) {
             let tables = Tables { denied_24, denied, ..self.tables.clone() };
-            self.path.write(&tables)?;
+            if let Some(path) = &mut self.path {
+                path.write(&tables)?;
+            }
             self.tables = tables;
         }
         Ok(())
     }
 
     pub fn counts(&self) -> Result<[u64; Reason::ALL.len()], Error> {
-        self.path.counts()
+        self.path.as_ref().map_or(Ok([0; Reason::ALL.len()]), PacketPath::counts)
+    }
+
+    /// Where routers send sFlow.
+    pub fn listening(&self) -> Option<SocketAddr> {
+        self.collector.as_ref()?.address().ok()
+    }
+
+    fn rule_hits(&self) -> Result<[u64; RULES_MAX], Error> {
+        self.path.as_ref().map_or(Ok([0; RULES_MAX]), PacketPath::rule_hits)
     }
 
     pub fn status(&self, now: Moment) -> Result<GuardStatus, Error> {
-        let hits = self.path.rule_hits()?;
-        let packets = Reason::ALL.into_iter().zip(self.path.counts()?).map(|(reason, count)| (reason.as_str(), count));
+        let hits = self.rule_hits()?;
+        let packets = Reason::ALL.into_iter().zip(self.counts()?).map(|(reason, count)| (reason.as_str(), count));
         let rules = self.placed.iter().zip(hits).map(|((rule, before), hits)| RuleStatus {
             rule: rule.fingerprint.to_string(),
             is_enforced: rule.is_enforced,
@@ -168,6 +195,7 @@ impl Guard {
         Ok(GuardStatus {
             interfaces: self.attached.iter().map(|(name, how)| (name.clone(), how.as_str())).collect(),
             packets: packets.collect(),
+            sflow: self.collector.as_ref().map(Collector::counts),
             rules: rules.collect(),
             incidents: self.incidents.iter().cloned().collect(),
         })
@@ -188,6 +216,10 @@ impl Guard {
                 let (share, harm) = (rule.coverage * 100.0, rule.ordinary * 100.0);
                 let verb = if rule.is_enforced { "drops" } else { "would drop" };
                 let what = format!("{} {verb} {share:.1} % of it and {harm:.3} % of ordinary traffic", rule.fingerprint);
+                let incident = self.incidents.iter_mut().find(|incident| incident.id == rule.attack)?;
+                if incident.rules.len() < TIMELINE_MAX {
+                    incident.rules.push(rule.fingerprint.to_string());
+                }
                 self.note(rule.attack, now, what).map(News::Mitigated)
             }
             Finding::NoFingerprint { attack } => {
@@ -224,11 +256,13 @@ impl Guard {
 
     /// The rules of the detector in the kernel. A place that another rule takes begins with the hits that it has.
     fn put_rules_into_force(&mut self) -> Result<(), Error> {
-        let hits = self.path.rule_hits()?;
+        let hits = self.rule_hits()?;
         let wanted: Vec<Rule> = self.detector.rules().copied().collect();
         self.tables.rules =
             wanted.iter().map(|rule| PacketRule { fingerprint: rule.fingerprint, is_enforced: rule.is_enforced }).collect();
-        self.path.write(&self.tables)?;
+        if let Some(path) = &mut self.path {
+            path.write(&self.tables)?;
+        }
         let before = |place: usize, rule: &Rule| match self.placed.get(place) {
             Some((earlier, before)) if earlier.id == rule.id => *before,
             _ => hits[place],
@@ -273,8 +307,29 @@ impl Incident {
             peak_bits_per_second: attack.peak_bits as u64,
             usual_packets_per_second: attack.usual as u64,
             sources: Vec::new(),
+            rules: Vec::new(),
             timeline: Vec::new(),
             began: attack.began,
+        }
+    }
+
+    /// One that never was, to show what a notice looks like. Addresses of documentation (RFC 5737).
+    pub fn sample() -> Incident {
+        let (network, target) = (std::net::Ipv4Addr::new(203, 0, 113, 0), std::net::Ipv4Addr::new(203, 0, 113, 9));
+        Incident {
+            id: 0,
+            network: IpNet::V4(ipnet::Ipv4Net::new_assert(network, 24)),
+            target: IpNet::V4(ipnet::Ipv4Net::new_assert(target, 32)),
+            kind: "udp",
+            seconds: 12.0,
+            has_ended: false,
+            peak_packets_per_second: 1_200_000,
+            peak_bits_per_second: 13_400_000_000,
+            usual_packets_per_second: 900,
+            sources: vec![std::net::Ipv4Addr::new(198, 51, 100, 7).into()],
+            rules: vec!["203.0.113.9/32 protocol=17 source_port=11211".to_owned()],
+            timeline: vec![Line { milliseconds: 0, what: "1200000 packets/s, usual are 900".to_owned() }],
+            began: Moment(0),
         }
     }
 
@@ -315,5 +370,62 @@ mod tests {
             };
             assert!(outside.iter().all(|address| !tables.is_denied(*address)), "{network}");
         }
+    }
+
+    /// One sFlow datagram with one sample of a UDP packet to the protected network.
+    fn sampled(from: u8, source_port: u16, length: u16, content: u8, rate: u32) -> Vec<u8> {
+        let mut frame = [0; 12].to_vec();
+        frame.extend([8, 0, 0x45, 0]);
+        frame.extend(length.to_be_bytes());
+        frame.extend([0, 0, 0, 0, 61, 17, 0, 0, 198, 51, 100, from, 203, 0, 113, 9]);
+        frame.extend(source_port.to_be_bytes());
+        frame.extend([0x0f, 0xa0, 0, 20, 0, 0, content, content, from, content, 0, 0]);
+        let words = |words: &[u32]| words.iter().flat_map(|word| word.to_be_bytes()).collect::<Vec<u8>>();
+        let raw = [words(&[1, 1_500, 4, frame.len() as u32]), frame].concat();
+        let sample = [words(&[1, 1, rate, 0, 0, 0, 0, 1, 1, raw.len() as u32]), raw].concat();
+        [words(&[5, 1, 0x7f00_0001, 0, 1, 1, 1, 1, sample.len() as u32]), sample].concat()
+    }
+
+    #[test]
+    fn a_flood_that_a_router_samples_is_found_and_a_stranger_is_not_believed() {
+        let spec = crate::packets::PacketsSpec {
+            sflow: Some(SocketAddr::from(([127, 0, 0, 1], 0))),
+            sflow_exporters: vec!["127.0.0.1/32".parse().unwrap()],
+            protect: vec!["203.0.113.0/24".parse().unwrap()],
+            floor_packets_per_second: 10_000,
+            ..crate::packets::PacketsSpec::default()
+        };
+        let config = PacketsConfig::resolve(&spec).unwrap().unwrap();
+        let mut guard = Guard::start(&config, 1).unwrap();
+        let to = guard.listening().unwrap();
+        let router = std::net::UdpSocket::bind("127.0.0.1:0").unwrap();
+        let (mut news, mut sent, mut numbers) = (Vec::new(), 0, crate::testing::Numbers::new(1));
+        for window in 0..140_u64 {
+            for _ in 0..if window < 120 { 5 } else { 60 } {
+                let (from, port) = (numbers.next() as u8, 1_024 + numbers.below(60_000) as u16);
+                let datagram = match window < 120 || numbers.below(12) == 0 {
+                    true => sampled(from, port, 60 + numbers.below(1_400) as u16, numbers.next() as u8, 128),
+                    false => sampled(from, port, 540, 0xff, 128),
+                };
+                router.send_to(&datagram, to).unwrap();
+                sent += 1;
+            }
+            // Loopback delivers before the call returns.
+            news.extend(guard.round(Moment((window + 1) * 100_000_000), 0).unwrap());
+        }
+        let counts = guard.status(Moment(1)).unwrap().sflow.unwrap();
+        assert_eq!(counts, Collected { datagrams: sent, packets: sent, ..Collected::default() });
+        let incident = news.iter().find_map(|news| match news {
+            News::Mitigated(incident) => Some(incident),
+            _ => None,
+        });
+        let incident = incident.unwrap();
+        assert!(incident.rules[0].contains("length=540") || incident.rules[0].contains("payload=0xffff"), "{incident:?}");
+        assert!(guard.status(Moment(1)).unwrap().rules.iter().all(|rule| !rule.is_enforced));
+        let stranger = std::net::UdpSocket::bind("127.0.0.2:0").unwrap();
+        stranger.send_to(&sampled(1, 2, 3, 4, 5), to).unwrap();
+        guard.round(Moment(20_000_000_000), 0).unwrap();
+        let counts = guard.status(Moment(1)).unwrap().sflow.unwrap();
+        assert_eq!((counts.strangers, counts.packets), (1, sent));
     }
 }

@@ -1,5 +1,7 @@
 //! The settings of the packet path and of detection, as written (`PacketsSpec`) and as used (`PacketsConfig`).
 
+use std::net::SocketAddr;
+
 use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 
@@ -23,6 +25,10 @@ const COUNT_MAX: u32 = 1_000_000_000;
 pub struct PacketsSpec {
     /// Interfaces that packets come in by; none leaves the packet path away.
     pub interfaces: Vec<String>,
+    /// Where routers send sFlow, in place of interfaces: floods are found and told, and nothing is dropped here.
+    pub sflow: Option<SocketAddr>,
+    /// Networks of these routers.
+    pub sflow_exporters: Vec<IpNet>,
     /// Networks of your own: packets for any other address pass unseen (DD-20).
     pub protect: Vec<IpNet>,
     /// Networks whose packets pass whatever they are. A source address of UDP is easily forged.
@@ -48,6 +54,8 @@ pub struct PacketsSpec {
 #[derive(Clone, Debug)]
 pub struct PacketsConfig {
     pub(crate) interfaces: Vec<String>,
+    pub(crate) sflow: Option<SocketAddr>,
+    pub(crate) exporters: Vec<IpNet>,
     pub(crate) protect: Vec<IpNet>,
     pub(crate) allow: Vec<IpNet>,
     pub(crate) mode: Mode,
@@ -64,6 +72,8 @@ impl Default for PacketsSpec {
     fn default() -> PacketsSpec {
         PacketsSpec {
             interfaces: Vec::new(),
+            sflow: None,
+            sflow_exporters: Vec::new(),
             protect: Vec::new(),
             danger_allow: Vec::new(),
             mode: Mode::Enforce,
@@ -86,7 +96,13 @@ impl PacketsConfig {
         if spec.interfaces.len() > INTERFACES_MAX {
             return refuse("packets.interfaces", "at most 16");
         }
-        if !spec.interfaces.is_empty() && spec.protect.is_empty() {
+        if !spec.interfaces.is_empty() && spec.sflow.is_some() {
+            return refuse("packets.sflow", "a packet would count twice: name interfaces or sFlow, not both");
+        }
+        if spec.sflow.is_some() && spec.sflow_exporters.is_empty() {
+            return refuse("packets.sflow_exporters", "name the routers that are believed");
+        }
+        if (!spec.interfaces.is_empty() || spec.sflow.is_some()) && spec.protect.is_empty() {
             return refuse("packets.protect", "name the networks behind the interfaces, or nothing is protected");
         }
         if spec.protect.len() > NETWORKS_MAX {
@@ -113,9 +129,11 @@ impl PacketsConfig {
         let Some(vectors) = named else {
             return refuse("packets.vectors", "an unknown name; docs/shield.md lists those that are known");
         };
-        let is_off = spec.interfaces.is_empty() || spec.mode == Mode::Off;
+        let is_off = (spec.interfaces.is_empty() && spec.sflow.is_none()) || spec.mode == Mode::Off;
         Ok((!is_off).then(|| PacketsConfig {
             interfaces: spec.interfaces.clone(),
+            sflow: spec.sflow,
+            exporters: spec.sflow_exporters.clone(),
             protect: spec.protect.clone(),
             allow: spec.danger_allow.clone(),
             mode: spec.mode,
@@ -151,6 +169,11 @@ mod tests {
         assert_eq!(named(|s| s.mode = Mode::Off), "off");
         assert_eq!(named(|s| (s.interfaces, s.protect) = (Vec::new(), Vec::new())), "off");
         assert_eq!(named(|s| s.protect.clear()), "packets.protect");
+        assert_eq!(named(|s| s.sflow = Some(SocketAddr::from(([127, 0, 0, 1], 6343)))), "packets.sflow");
+        assert_eq!(
+            named(|s| (s.interfaces, s.sflow) = (Vec::new(), Some(([127, 0, 0, 1], 6343).into()))),
+            "packets.sflow_exporters"
+        );
         assert_eq!(named(|s| s.sample_every = 100), "packets.sample_every");
         assert_eq!(named(|s| s.floor_packets_per_second = 0), "packets.floor_packets_per_second");
         assert_eq!(named(|s| s.source_packets_per_second = 5), "packets.source_packets_burst");

@@ -6,6 +6,7 @@ use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 
 use crate::admission::bucket::Rate;
+use crate::notice::NoticesSpec;
 use crate::packets::{PacketsConfig, PacketsSpec};
 use crate::{Error, Prefixes};
 
@@ -62,6 +63,7 @@ pub struct ShieldSpec {
     pub ban: BanSpec,
     pub slow: SlowSpec,
     pub packets: PacketsSpec,
+    pub notices: NoticesSpec,
 }
 
 /// Limits of one source: an IPv4 address, or the /64 of an IPv6 address.
@@ -134,6 +136,7 @@ impl Default for ShieldSpec {
             ban: BanSpec::default(),
             slow: SlowSpec::default(),
             packets: PacketsSpec::default(),
+            notices: NoticesSpec::default(),
         }
     }
 }

@@ -34,6 +34,8 @@ enum Action {
     },
     /// Lift bans of this network and of everything in it.
     Unban { network: String },
+    /// Send a notice that says that it is a test, to try whether notices arrive.
+    TestNotice,
 }
 
 pub fn shield(data: &Path, arguments: &ShieldArguments) -> Result<ExitCode> {
@@ -50,6 +52,10 @@ pub fn shield(data: &Path, arguments: &ShieldArguments) -> Result<ExitCode> {
             let seconds = seconds.with_context(|| format!("`{length}` is no length of time; write 90s, 15m, 24h, 7d or 2w"))?;
             let answer = ask(data, Request::ShieldBan { network: network_of(network)?, seconds })?;
             println!("{} is banned until {}", word(&answer["network"]), word(&answer["until"]));
+        }
+        Action::TestNotice => {
+            ask(data, Request::ShieldTestNotice)?;
+            println!("handed over; the log says whether it was sent");
         }
         Action::Unban { network } => {
             let answer = ask(data, Request::ShieldUnban { network: network_of(network)? })?;
@@ -106,6 +112,10 @@ fn packets(answer: &Json, text: &mut String) {
     }
     for interface in rows(&answer["interfaces"]) {
         text.push_str(&format!("\npackets of {}, {}\n", word(&interface[0]), word(&interface[1])));
+    }
+    if let Some(sflow) = answer["sflow"].as_object() {
+        let counts: Vec<String> = sflow.iter().map(|(what, count)| format!("{what} {count}")).collect();
+        text.push_str(&format!("\nsFlow: {}\n", counts.join(", ")));
     }
     for count in rows(&answer["packets"]).iter().filter(|count| count[1] != 0) {
         text.push_str(&format!("  {:<16}{:>14}\n", word(&count[0]), count[1]));

@@ -6,6 +6,9 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 const ETHERNET_BYTES: usize = 14;
 const ETHERTYPE_V4: u16 = 0x0800;
 const ETHERTYPE_V6: u16 = 0x86dd;
+const ETHERTYPE_TAG: u16 = 0x8100;
+const ETHERTYPE_SERVICE_TAG: u16 = 0x88a8;
+const TAGS_MAX: usize = 2;
 const ICMP: u8 = 1;
 const TCP: u8 = 6;
 const UDP: u8 = 17;
@@ -145,6 +148,20 @@ impl Packet {
             ETHERTYPE_V6 => Packet::of_v6(packet),
             _ => None,
         }
+    }
+
+    /// The same with up to two VLAN tags before the IP header (IEEE 802.1Q), as switches sample frames.
+    pub fn of_tagged_frame(frame: &[u8]) -> Option<Packet> {
+        let mut rest = frame.get(ETHERNET_BYTES - 2..)?;
+        for _ in 0..=TAGS_MAX {
+            match u16::from_be_bytes(bytes(rest, 0)?) {
+                ETHERTYPE_V4 => return Packet::of_v4(&rest[2..]),
+                ETHERTYPE_V6 => return Packet::of_v6(&rest[2..]),
+                ETHERTYPE_TAG | ETHERTYPE_SERVICE_TAG => rest = rest.get(4..)?,
+                _ => return None,
+            }
+        }
+        None
     }
 
     fn of_v4(header: &[u8]) -> Option<Packet> {

@@ -56,6 +56,8 @@ pub enum Error {
     Attach { interface: String, source: Box<dyn std::error::Error + Send + Sync> },
     #[error("the table `{table}` of the packet program cannot be read or written")]
     Table { table: &'static str, source: Box<dyn std::error::Error + Send + Sync> },
+    #[error("cannot listen on {address} for sFlow")]
+    Listen { address: std::net::SocketAddr, source: std::io::Error },
     #[error("the table `{table}` holds at most {most}")]
     Full { table: &'static str, most: usize },
 }
