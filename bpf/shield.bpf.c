@@ -1,7 +1,7 @@
 // The packet path of the shield: what is decided about a packet before the kernel makes a socket buffer of it.
 //
-// It reads the Ethernet, IP, TCP, UDP and ICMP headers and drops what the tables say; it keeps no state of connections and
-// changes no packet. Everything that it decides, crates/shield/src/xdp/model.rs decides in the same order, and a test runs
+// It reads the Ethernet, IP, TCP, UDP and ICMP headers and drops what the tables say. It keeps no state of connections; where
+// SYN cookies are on, it answers a SYN in place of the kernel. Everything that it decides, crates/shield/src/xdp/model.rs decides in the same order, and a test runs
 // both on the same frames. Needs no header but this file; build.sh compiles it, and the object is committed beside it.
 
 typedef unsigned char u8;
@@ -17,7 +17,7 @@ typedef unsigned long long u64;
 
 enum { BPF_MAP_TYPE_HASH = 1, BPF_MAP_TYPE_ARRAY = 2, BPF_MAP_TYPE_PERCPU_ARRAY = 6, BPF_MAP_TYPE_LPM_TRIE = 11, BPF_MAP_TYPE_RINGBUF = 27 };
 enum { BPF_F_NO_PREALLOC = 1 };
-enum { XDP_DROP = 1, XDP_PASS = 2 };
+enum { XDP_DROP = 1, XDP_PASS = 2, XDP_TX = 3 };
 
 // include/uapi/linux/bpf.h, the numbers of the helpers that are used.
 static void *(*map_lookup)(void *map, const void *key) = (void *)1;
@@ -25,6 +25,10 @@ static u32 (*random_u32)(void) = (void *)7;
 static void *(*ringbuf_reserve)(void *ring, u64 size, u64 flags) = (void *)131;
 static void (*ringbuf_submit)(void *data, u64 flags) = (void *)132;
 static u64 (*ktime_coarse)(void) = (void *)160;
+static long (*adjust_tail)(void *context, int delta) = (void *)65;
+static void *(*lookup_tcp)(void *context, void *tuple, u32 size, u64 netns, u64 flags) = (void *)99;
+static long (*release)(void *socket) = (void *)86;
+static long (*gen_cookie)(void *socket, void *ip, u32 ip_length, void *tcp, u32 tcp_length) = (void *)110;
 static long (*load_bytes)(void *context, u32 offset, void *to, u32 length) = (void *)189;
 
 struct xdp_md {
@@ -34,12 +38,12 @@ struct xdp_md {
 char licence[] SEC("license") = "Dual MIT/GPL";
 
 // The reasons, in the order of crates/shield/src/xdp/model.rs.
-enum { NOT_IP, ALLOWED, UNPROTECTED, PASSED, DENIED, MALFORMED, FRAGMENT, BOGUS_FLAGS, VECTOR, RULE, SOURCE_RATE, REASONS };
+enum { NOT_IP, ALLOWED, UNPROTECTED, PASSED, DENIED, MALFORMED, FRAGMENT, BOGUS_FLAGS, VECTOR, RULE, SOURCE_RATE, COOKIE, REASONS };
 
 // Settings, each one u64.
 enum { FLAGS, SAMPLE_MASK, INTERVAL, DEPTH, RULES, SEED, SETTINGS };
 // Bits of FLAGS.
-enum { ENFORCE = 1, DROP_FRAGMENTS = 2, DROP_BOGUS = 4 };
+enum { ENFORCE = 1, DROP_FRAGMENTS = 2, DROP_BOGUS = 4, SYN_COOKIES = 8, LOST = 16 };
 
 #define RULES_MAX 16
 #define ATTRIBUTES 9
@@ -328,6 +332,146 @@ INLINE void take_sample(struct xdp_md *context, u32 length, u32 reason)
 	ringbuf_submit(sample, 1);
 }
 
+// include/uapi/linux/bpf.h, struct bpf_sock: its fourth word is the protocol, its state the eleventh.
+struct socket {
+	u32 bound_interface, family, type, protocol, mark, priority, source_v4, source_v6[4], source_port;
+	u16 destination_port, pad;
+	u32 destination_v4, destination_v6[4], state;
+};
+
+enum { LISTENING = 10, TCP_BYTES = 20, OPTION_BYTES = 4, FLAG_SYN = 2, FLAG_ACK = 16 };
+
+INLINE u32 folded(u64 sum)
+{
+	sum = (sum & 0xffff) + (sum >> 16);
+	sum = (sum & 0xffff) + (sum >> 16);
+	return (sum & 0xffff) + (sum >> 16);
+}
+
+INLINE void write16(u8 *at, u32 value)
+{
+	at[0] = value >> 8;
+	at[1] = value;
+}
+
+INLINE void write32(u8 *at, u32 value)
+{
+	write16(at, value >> 16);
+	write16(at + 2, value);
+}
+
+INLINE void swap(u8 *one, u8 *other, u32 count)
+{
+	for (u32 i = 0; i < count; i++) {
+		u8 kept = one[i];
+		one[i] = other[i];
+		other[i] = kept;
+	}
+}
+
+// The kernel's own cookie for this SYN, which its listener accepts back in the ACK; with it the largest segment in the upper
+// bits. Negative where there is none: the length of a TCP header is told in constants, as the verifier wants it.
+#define COOKIE_OF(words) \
+	if (words_of_header == words && tcp + words * 4 <= end) \
+		cookie = gen_cookie(socket, ip, ip_bytes, tcp, words * 4);
+
+INLINE long cookie_of(void *socket, u8 *ip, u32 ip_bytes, u8 *tcp, const u8 *end)
+{
+	long cookie = -1;
+	u32 words_of_header = tcp[12] >> 4;
+	COOKIE_OF(5) else COOKIE_OF(6) else COOKIE_OF(7) else COOKIE_OF(8) else COOKIE_OF(9) else COOKIE_OF(10)
+	else COOKIE_OF(11) else COOKIE_OF(12) else COOKIE_OF(13) else COOKIE_OF(14) else COOKIE_OF(15)
+	return cookie;
+}
+
+// Answers a SYN for a listener of this machine with a cookie (RFC 4987 section 3.6): no state, until an ACK proves that the
+// source is there. Only with net.ipv4.tcp_syncookies = 2 does the kernel give cookies at all times, and take them back.
+// An IPv4 header with options, or a SYN that nobody listens for, is left to the kernel.
+INLINE int answer_syn(struct xdp_md *context, int is_v4)
+{
+	u8 *data = (u8 *)(long)context->data, *end = (u8 *)(long)context->data_end;
+	u32 ip_bytes = is_v4 ? 20 : 40;
+	u8 *ip = data + 14, *tcp;
+	// The smallest that either family needs is looked at in each branch, for the verifier.
+	struct { u32 words[9]; } tuple = {};
+	u32 size;
+	if (is_v4) {
+		if (data + 14 + 20 + TCP_BYTES > end || ip[0] != 0x45)
+			return 0;
+		tcp = ip + 20;
+		tuple.words[0] = word(ip + 12);
+		tuple.words[1] = word(ip + 16);
+		tuple.words[2] = word(tcp);
+		size = 12;
+	} else {
+		if (data + 14 + 40 + TCP_BYTES > end || ip[6] != 6)
+			return 0;
+		tcp = ip + 40;
+		for (int i = 0; i < 8; i++)
+			tuple.words[i] = word(ip + 8 + 4 * i);
+		tuple.words[8] = word(tcp);
+		size = 36;
+	}
+	struct socket *socket = lookup_tcp(context, &tuple, size, (u64)-1, 0);
+	if (!socket)
+		return 0;
+	long cookie = -1;
+	if (socket->state == LISTENING)
+		cookie = is_v4 ? cookie_of(socket, ip, 20, tcp, end) : cookie_of(socket, ip, 40, tcp, end);
+	release(socket);
+	if (cookie < 0)
+		return 0;
+	u32 segment = (u64)cookie >> 32 & 0xffff, length = 14 + ip_bytes + TCP_BYTES + OPTION_BYTES;
+	u64 whole = end - data;
+	// A number from here on: arithmetic in 32 bits is not for pointers.
+	asm volatile("" : "+r"(whole));
+	if (adjust_tail(context, (int)(length - whole)))
+		return 0;
+	data = (u8 *)(long)context->data;
+	end = (u8 *)(long)context->data_end;
+	u64 sum = 6 + TCP_BYTES + OPTION_BYTES;
+	ip = data + 14;
+	if (is_v4) {
+		if (data + 14 + 20 + TCP_BYTES + OPTION_BYTES > end)
+			return -1;
+		tcp = ip + 20;
+		swap(ip + 12, ip + 16, 4);
+		ip[1] = 0;
+		write16(ip + 2, 20 + TCP_BYTES + OPTION_BYTES);
+		write32(ip + 4, 0x4000);
+		ip[8] = 64;
+		write16(ip + 10, 0);
+		u64 header = 0;
+		for (int i = 0; i < 20; i += 2)
+			header += big16(ip + i);
+		write16(ip + 10, ~folded(header));
+		for (int i = 12; i < 20; i += 2)
+			sum += big16(ip + i);
+	} else {
+		if (data + 14 + 40 + TCP_BYTES + OPTION_BYTES > end)
+			return -1;
+		tcp = ip + 40;
+		swap(ip + 8, ip + 24, 16);
+		write16(ip + 4, TCP_BYTES + OPTION_BYTES);
+		ip[7] = 64;
+		for (int i = 8; i < 40; i += 2)
+			sum += big16(ip + i);
+	}
+	swap(data, data + 6, 6);
+	swap(tcp, tcp + 2, 2);
+	write32(tcp + 8, big32(tcp + 4) + 1);
+	write32(tcp + 4, (u32)cookie);
+	tcp[12] = (TCP_BYTES + OPTION_BYTES) / 4 << 4;
+	tcp[13] = FLAG_SYN | FLAG_ACK;
+	write16(tcp + 14, 65535);
+	write32(tcp + 16, 0);
+	write32(tcp + 20, 2 << 24 | 4 << 16 | segment);
+	for (int i = 0; i < TCP_BYTES + OPTION_BYTES; i += 2)
+		sum += big16(tcp + i);
+	write16(tcp + 16, ~folded(sum));
+	return 1;
+}
+
 SEC("xdp")
 int shield(struct xdp_md *context)
 {
@@ -357,8 +501,19 @@ int shield(struct xdp_md *context)
 				take_sample(context, length, reason);
 		}
 	}
+	// Behind every other look, so that nothing is answered that is dropped.
+	u32 syn = packet.values[A_TCP_FLAGS] & 0x17;
+	if (reason == PASSED && flags & SYN_COOKIES && flags & ENFORCE && syn == FLAG_SYN && !packet.values[A_FRAGMENT]) {
+		int answered = answer_syn(context, packet.is_v4);
+		if (answered)
+			reason = COOKIE;
+		if (answered < 0)
+			flags |= LOST;
+	}
 	u64 *count = map_lookup(&counters, &reason);
 	if (count)
 		++*count;
+	if (reason == COOKIE && !(flags & LOST))
+		return XDP_TX;
 	return reason > PASSED && flags & ENFORCE ? XDP_DROP : XDP_PASS;
 }

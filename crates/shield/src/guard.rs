@@ -10,7 +10,7 @@ use serde::Serialize;
 use crate::admission::{Ban, Moment, Source};
 use crate::collector::{Collected, Collector};
 use crate::detect::detector::{Attack, Detector, Finding, RULES_MAX, Rule, Settings, Withdrawal};
-use crate::detect::packet::Packet;
+use crate::detect::packet::{Kind, Packet};
 use crate::packets::{Mode, PacketsConfig};
 use crate::xdp::kernel::Error;
 use crate::xdp::{Attached, PacketPath, PacketRule, Reason, Tables};
@@ -90,6 +90,8 @@ pub struct Guard {
     tables: Tables,
     detector: Detector,
     sample_every: u64,
+    /// Whether SYNs are answered with cookies while a flood of them goes on.
+    syn_cookies: bool,
     /// Rules in the places that they have in the kernel, with the hits that were counted there before.
     placed: Vec<(Rule, u64)>,
     incidents: VecDeque<Incident>,
@@ -127,7 +129,17 @@ impl Guard {
             monitor: config.mode != Mode::Enforce || path.is_none(),
         });
         let sample_every = u64::from(config.sample_every.max(1).next_power_of_two());
-        Ok(Guard { path, collector, attached, tables, detector, sample_every, placed: Vec::new(), incidents: VecDeque::new() })
+        Ok(Guard {
+            path,
+            collector,
+            attached,
+            tables,
+            detector,
+            sample_every,
+            syn_cookies: config.syn_cookies,
+            placed: Vec::new(),
+            incidents: VecDeque::new(),
+        })
     }
 
     pub fn attached(&self) -> &[(String, Attached)] {
@@ -260,6 +272,7 @@ impl Guard {
         let wanted: Vec<Rule> = self.detector.rules().copied().collect();
         self.tables.rules =
             wanted.iter().map(|rule| PacketRule { fingerprint: rule.fingerprint, is_enforced: rule.is_enforced }).collect();
+        self.tables.syn_cookies = self.syn_cookies && self.detector.attacks().any(|attack| attack.kind == Kind::TcpSyn);
         if let Some(path) = &mut self.path {
             path.write(&self.tables)?;
         }

@@ -46,6 +46,8 @@ pub struct PacketsSpec {
     pub drop_fragments: bool,
     /// Whether packets are dropped that no stack would send: TCP flags that do not go together, port 0, from oneself.
     pub drop_bogus: bool,
+    /// Whether SYNs are answered with cookies while a flood of them goes on.
+    pub syn_cookies: bool,
     /// UDP amplifiers whose answers are dropped, by name (DD-08).
     pub vectors: Vec<String>,
 }
@@ -65,6 +67,7 @@ pub struct PacketsConfig {
     pub(crate) source_rate: Option<(u32, u32)>,
     pub(crate) drop_fragments: bool,
     pub(crate) drop_bogus: bool,
+    pub(crate) syn_cookies: bool,
     pub(crate) vectors: Vec<Vector>,
 }
 
@@ -84,6 +87,7 @@ impl Default for PacketsSpec {
             source_packets_burst: 0,
             drop_fragments: false,
             drop_bogus: true,
+            syn_cookies: true,
             vectors: vectors::defaults().map(|vector| vector.name.to_owned()).collect(),
         }
     }
@@ -143,6 +147,7 @@ impl PacketsConfig {
             source_rate,
             drop_fragments: spec.drop_fragments,
             drop_bogus: spec.drop_bogus,
+            syn_cookies: spec.syn_cookies,
             vectors,
         }))
     }

@@ -3,7 +3,8 @@
 //! SEKISHO_TEST_SYSTEM=1; all that it makes is in the namespaces and goes with them.
 #![expect(clippy::unwrap_used, reason = "a test stops where its own set-up fails")]
 
-use std::net::{SocketAddr, UdpSocket};
+use std::io::{Read, Write};
+use std::net::{SocketAddr, TcpListener, TcpStream, UdpSocket};
 use std::process::{Child, Command, Stdio};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -12,7 +13,7 @@ use std::time::{Duration, Instant};
 use shield::admission::Moment;
 use shield::guard::{Guard, News};
 use shield::packets::{PacketsConfig, PacketsSpec};
-use shield::xdp::{Attached, Reason};
+use shield::xdp::{Attached, PacketPath, Reason, Tables};
 
 /// Says to the test binary, started again inside a namespace, which side it is.
 const ROLE: &str = "SEKISHO_TEST_SHIELD_ROLE";
@@ -23,6 +24,10 @@ const ORDINARY_RATE: u64 = 500;
 const QUIET: Duration = Duration::from_secs(9);
 const FLOOD_PACKETS: u64 = 150_000;
 const FLOOD_TIME: Duration = Duration::from_secs(4);
+
+/// Connections of each family, and what each carries both ways: many segments.
+const CONNECTIONS: usize = 50;
+const CONTENT_BYTES: usize = 100_000;
 
 fn must(command: &str) {
     let parts: Vec<&str> = command.split_whitespace().collect();
@@ -37,7 +42,8 @@ struct Net {
 
 impl Net {
     fn new() -> Net {
-        let id = std::process::id();
+        static MADE: AtomicU64 = AtomicU64::new(0);
+        let id = format!("{}n{}", std::process::id(), MADE.fetch_add(1, Ordering::Relaxed));
         let net = Net { defender: format!("skd{id}"), sender: format!("sks{id}") };
         must(&format!("ip netns add {}", net.defender));
         must(&format!("ip netns add {}", net.sender));
@@ -79,6 +85,85 @@ fn a_flood_is_dropped_by_the_driver_within_a_second_and_clients_are_served() {
         let text = format!("{}{}", String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
         println!("{text}");
         assert!(output.status.success(), "{text}");
+    }
+}
+
+/// With cookies on, every handshake is answered by the program, and the kernel takes the ACK (RFC 4987 section 3.6).
+#[test]
+fn dd_21_handshakes_answered_with_cookies_become_connections() {
+    if std::env::var_os("SEKISHO_TEST_SYSTEM").is_none() {
+        return println!("skipped: makes network namespaces and loads a program into the kernel; set SEKISHO_TEST_SYSTEM=1");
+    }
+    let net = Net::new();
+    must(&format!("ip -n {} address add 2001:db8::1/64 dev d0 nodad", net.defender));
+    must(&format!("ip -n {} address add 2001:db8::2/64 dev s0 nodad", net.sender));
+    must(&format!("ip netns exec {} sysctl -qw net.ipv4.tcp_syncookies=2", net.defender));
+    let server = net.start(&net.defender, "cookie_server");
+    let client = net.start(&net.sender, "cookie_client");
+    for child in [client, server] {
+        let output = child.wait_with_output().unwrap();
+        let text = format!("{}{}", String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
+        println!("{text}");
+        assert!(output.status.success(), "{text}");
+    }
+}
+
+#[test]
+fn cookie_server() {
+    if !is("cookie_server") {
+        return;
+    }
+    let mut path = PacketPath::load().unwrap();
+    let protected = ["203.0.113.0/24", "2001:db8::/64"].map(|network| (network.parse().unwrap(), ()));
+    let tables = Tables { is_enforced: true, syn_cookies: true, protected: protected.into_iter().collect(), ..Tables::default() };
+    path.write(&tables).unwrap();
+    assert_eq!(path.attach("d0").unwrap(), Attached::Native);
+    let listener = TcpListener::bind(("::", SERVICE)).unwrap();
+    for _ in 0..2 * CONNECTIONS {
+        let (mut stream, _) = listener.accept().unwrap();
+        stream.set_read_timeout(Some(Duration::from_secs(20))).unwrap();
+        let mut content = vec![0; CONTENT_BYTES];
+        stream.read_exact(&mut content).unwrap();
+        stream.write_all(&content).unwrap();
+    }
+    let counts = path.counts().unwrap();
+    println!("{:?}", Reason::ALL.iter().zip(counts).collect::<Vec<_>>());
+    assert!(counts[Reason::Cookie as usize] >= 2 * CONNECTIONS as u64, "{counts:?}");
+    // A SYN that nobody listens for is left to the kernel, which refuses it.
+    assert_eq!(counts.iter().skip(Reason::Denied as usize).sum::<u64>(), counts[Reason::Cookie as usize]);
+}
+
+#[test]
+fn cookie_client() {
+    if !is("cookie_client") {
+        return;
+    }
+    // What the other side sends from within its program arrives only where there is a program too.
+    let mut path = PacketPath::load().unwrap();
+    path.attach("s0").unwrap();
+    let content: Vec<u8> = (0..CONTENT_BYTES as u64).map(|place| mixed(place) as u8).collect();
+    for server in [format!("{DEFENDER}:{SERVICE}"), format!("[2001:db8::1]:{SERVICE}")] {
+        let server: SocketAddr = server.parse().unwrap();
+        let begin = Instant::now();
+        for _ in 0..CONNECTIONS {
+            let mut stream = loop {
+                match TcpStream::connect_timeout(&server, Duration::from_secs(5)) {
+                    Ok(stream) => break stream,
+                    // The server is not up yet.
+                    Err(error) => assert!(begin.elapsed() < Duration::from_secs(15), "{server}: {error}"),
+                }
+                std::thread::sleep(Duration::from_millis(50));
+            };
+            stream.set_read_timeout(Some(Duration::from_secs(20))).unwrap();
+            stream.write_all(&content).unwrap();
+            let mut back = vec![0; CONTENT_BYTES];
+            stream.read_exact(&mut back).unwrap();
+            assert!(back == content, "the bytes came back otherwise");
+        }
+        if server.is_ipv4() {
+            let refused = TcpStream::connect_timeout(&SocketAddr::new(server.ip(), 9), Duration::from_secs(5));
+            assert_eq!(refused.unwrap_err().kind(), std::io::ErrorKind::ConnectionRefused);
+        }
     }
 }
 

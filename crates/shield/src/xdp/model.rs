@@ -1,5 +1,5 @@
-//! The packet path's decisions in Rust, in the same order as in `bpf/shield.bpf.c`. Only the rates of sources are not here:
-//! they depend on when the kernel sees a packet.
+//! The packet path's decisions in Rust, in the same order as in `bpf/shield.bpf.c`. Only the rates of sources
+//! and SYN cookies are not here: they depend on when the kernel sees a packet, and on its sockets.
 
 use super::tables::Tables;
 use crate::detect::packet::{Attribute, Packet};
@@ -23,10 +23,12 @@ pub enum Reason {
     Vector,
     Rule,
     SourceRate,
+    /// A SYN that was answered with a cookie, in place of the kernel.
+    Cookie,
 }
 
 impl Reason {
-    pub const ALL: [Reason; 11] = [
+    pub const ALL: [Reason; 12] = [
         Reason::NotIp,
         Reason::Allowed,
         Reason::Unprotected,
@@ -38,6 +40,7 @@ impl Reason {
         Reason::Vector,
         Reason::Rule,
         Reason::SourceRate,
+        Reason::Cookie,
     ];
 
     pub const fn as_str(self) -> &'static str {
@@ -53,12 +56,13 @@ impl Reason {
             Reason::Vector => "vector",
             Reason::Rule => "rule",
             Reason::SourceRate => "source_rate",
+            Reason::Cookie => "cookie",
         }
     }
 
     /// Whether such a packet is dropped where the tables are enforced.
     pub const fn is_dropped(self) -> bool {
-        self as u8 > Reason::Passed as u8
+        self as u8 > Reason::Passed as u8 && self as u8 != Reason::Cookie as u8
     }
 }
 

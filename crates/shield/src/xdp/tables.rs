@@ -25,6 +25,7 @@ pub const PROTECTED_MAX: usize = 64;
 const ENFORCE: u64 = 1;
 const DROP_FRAGMENTS: u64 = 2;
 const DROP_BOGUS: u64 = 4;
+const SYN_COOKIES: u64 = 8;
 
 /// A rule in force.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -41,6 +42,8 @@ pub struct Tables {
     pub is_enforced: bool,
     pub drop_fragments: bool,
     pub drop_bogus: bool,
+    /// Whether a SYN for a listener of this machine is answered with a cookie.
+    pub syn_cookies: bool,
     /// One packet of this many is sampled; a power of two. None samples nothing.
     pub sample_every: Option<u32>,
     /// Packets of one source a second, and at once.
@@ -59,8 +62,10 @@ pub struct Tables {
 impl Tables {
     pub fn settings(&self) -> [u64; SETTINGS] {
         let flag = |is_set: bool, bit| if is_set { bit } else { 0 };
-        let flags =
-            flag(self.is_enforced, ENFORCE) | flag(self.drop_fragments, DROP_FRAGMENTS) | flag(self.drop_bogus, DROP_BOGUS);
+        let flags = flag(self.is_enforced, ENFORCE)
+            | flag(self.drop_fragments, DROP_FRAGMENTS)
+            | flag(self.drop_bogus, DROP_BOGUS)
+            | flag(self.syn_cookies, SYN_COOKIES);
         // All bits set is never.
         let mask = self.sample_every.map_or(u64::MAX, |every| u64::from(every.max(1).next_power_of_two()) - 1);
         let (interval, depth) = match self.source_rate {
