@@ -58,6 +58,8 @@ pub struct Line {
 pub struct GuardStatus {
     pub interfaces: Vec<(String, &'static str)>,
     pub packets: Vec<(&'static str, u64)>,
+    /// Packets of interfaces that were looked at by the detector.
+    pub samples: u64,
     pub sflow: Option<Collected>,
     pub rules: Vec<RuleStatus>,
     pub incidents: Vec<Incident>,
@@ -90,6 +92,7 @@ pub struct Guard {
     tables: Tables,
     detector: Detector,
     sample_every: u64,
+    samples: u64,
     /// Whether SYNs are answered with cookies while a flood of them goes on.
     syn_cookies: bool,
     /// Rules in the places that they have in the kernel, with the hits that were counted there before.
@@ -136,6 +139,7 @@ impl Guard {
             tables,
             detector,
             sample_every,
+            samples: 0,
             syn_cookies: config.syn_cookies,
             placed: Vec::new(),
             incidents: VecDeque::new(),
@@ -150,11 +154,12 @@ impl Guard {
     pub fn round(&mut self, now: Moment, hour_of_week: usize) -> Result<Vec<News>, Error> {
         let (detector, weight) = (&mut self.detector, self.sample_every);
         if let Some(path) = &mut self.path {
-            path.samples(|sample| {
+            let samples = path.samples(|sample| {
                 if let Some(packet) = Packet::of_frame(sample.frame) {
                     detector.observe(&packet, weight);
                 }
-            })?;
+            });
+            self.samples += samples as u64;
         }
         if let Some(collector) = &mut self.collector {
             let collected = collector.collect(|packet, weight| detector.observe(packet, weight));
@@ -207,6 +212,7 @@ impl Guard {
         Ok(GuardStatus {
             interfaces: self.attached.iter().map(|(name, how)| (name.clone(), how.as_str())).collect(),
             packets: packets.collect(),
+            samples: self.samples,
             sflow: self.collector.as_ref().map(Collector::counts),
             rules: rules.collect(),
             incidents: self.incidents.iter().cloned().collect(),

@@ -261,7 +261,7 @@ fn defender() {
         }
     }
     let counts = guard.counts().unwrap();
-    println!("{:?}", Reason::ALL.iter().zip(counts).collect::<Vec<_>>());
+    println!("{:?}", guard.status(now()).unwrap());
     let took = mitigated.unwrap().duration_since(begun.unwrap());
     let (passed, answered) = (counts[Reason::Passed as usize] - before.0, served.load(Ordering::Relaxed) - before.1);
     let dropped = counts[Reason::Rule as usize];

@@ -3,8 +3,8 @@
 
 /// Hours of a week.
 pub const HOURS: usize = 168;
-/// Windows until the average has forgotten half: about a minute of windows of 100 ms.
-const HALF_LIFE_WINDOWS: f64 = 600.0;
+/// Until the average has forgotten half.
+const HALF_LIFE_SECONDS: f64 = 60.0;
 /// Steps of the histogram of one hour: four for each doubling, up to 2^40 a second.
 const STEPS: usize = 160;
 /// Windows of an hour before its percentile is believed.
@@ -19,8 +19,8 @@ pub struct Baseline {
     hour: usize,
     histogram: Box<[u32; STEPS]>,
     windows: u32,
-    /// Windows that were learned in all.
-    learned: u64,
+    /// Seconds that were learned in all.
+    learned: f64,
 }
 
 impl Default for Baseline {
@@ -31,25 +31,23 @@ impl Default for Baseline {
             hour: 0,
             histogram: Box::new([0; STEPS]),
             windows: 0,
-            learned: 0,
+            learned: 0.0,
         }
     }
 }
 
 impl Baseline {
-    /// Learns the rate of one ordinary window. The hour counts from Monday midnight, in whatever zone the caller keeps.
-    pub fn learn(&mut self, rate: f64, hour_of_week: usize) {
+    /// Learns the rate of one ordinary window of so many seconds. The hour counts from Monday midnight, in whatever zone the caller keeps.
+    pub fn learn(&mut self, rate: f64, seconds: f64, hour_of_week: usize) {
         let hour = hour_of_week % HOURS;
         if hour != self.hour {
             self.close_hour();
             self.hour = hour;
         }
-        let weight = 1.0 - 0.5_f64.powf(1.0 / HALF_LIFE_WINDOWS);
-        self.average = match self.learned {
-            0 => rate,
-            _ => self.average + weight * (rate - self.average),
-        };
-        self.learned += 1;
+        // At first the average of all that was seen, so that one odd window at the start is soon outweighed.
+        let weight = (1.0 - 0.5_f64.powf(seconds / HALF_LIFE_SECONDS)).max(seconds / (self.learned + seconds));
+        self.average += weight * (rate - self.average);
+        self.learned += seconds;
         self.windows += 1;
         self.histogram[step_of(rate)] += 1;
     }
@@ -60,7 +58,8 @@ impl Baseline {
         self.average.max(hour).max(self.week())
     }
 
-    pub fn learned(&self) -> u64 {
+    /// Seconds that were learned.
+    pub fn learned(&self) -> f64 {
         self.learned
     }
 
@@ -109,7 +108,7 @@ mod tests {
         let rate = |hour: usize| if (9..18).contains(&(hour % 24)) { 8_000.0 } else { 500.0 };
         for hour in 0..2 * HOURS {
             for _ in 0..600 {
-                baseline.learn(rate(hour) * (0.8 + numbers.below(400) as f64 / 1_000.0), hour % HOURS);
+                baseline.learn(rate(hour) * (0.8 + numbers.below(400) as f64 / 1_000.0), 6.0, hour % HOURS);
             }
         }
         for hour in 0..HOURS {

@@ -28,8 +28,8 @@ pub const NETWORKS_MAX: usize = 64;
 const ORDINARY_MAX: usize = 8_192;
 /// Samples of an attack that are held against them.
 const EVIDENCE_MAX: usize = 4_096;
-/// Ordinary windows before anything is concluded from them: ten seconds of windows of 100 ms.
-const LEARNED_MIN: u64 = 100;
+/// Seconds of ordinary traffic before anything is concluded from it.
+const LEARNED_SECONDS_MIN: f64 = 5.0;
 /// Source networks that are known from ordinary times, in each of two generations.
 const KNOWN_MAX: usize = 32_768;
 /// The first life of a rule.
@@ -291,7 +291,7 @@ impl Detector {
         let is_over = rate * surely(watch.samples) > threshold;
         let is_unmatched_over = unmatched * surely(watch.samples_unmatched) > threshold;
         watch.over = (watch.over << 1 | u8::from(is_over)) & 0b111;
-        if watch.baseline.learned() < LEARNED_MIN {
+        if watch.baseline.learned() < LEARNED_SECONDS_MIN {
             return;
         }
         if watch.attack.is_none() && watch.over.count_ones() >= 2 {
@@ -489,10 +489,10 @@ impl Watched {
     fn end_window(&mut self, seconds: f64, hour_of_week: usize) {
         let is_ordinary = self.kinds.iter().all(|watch| watch.over & 1 == 0 && watch.attack.is_none());
         // At first nothing is known, and everything is taken for ordinary.
-        let is_beginning = self.kinds.iter().all(|watch| watch.baseline.learned() < LEARNED_MIN);
+        let is_beginning = self.kinds.iter().all(|watch| watch.baseline.learned() < LEARNED_SECONDS_MIN);
         if is_ordinary || is_beginning {
             for watch in &mut self.kinds {
-                watch.baseline.learn(watch.packets as f64 / seconds, hour_of_week);
+                watch.baseline.learn(watch.packets as f64 / seconds, seconds, hour_of_week);
             }
             for packet in std::mem::take(&mut self.window) {
                 self.learn(packet);

@@ -198,7 +198,7 @@ fn dd_05_the_less_sensitive_the_more_it_takes() {
     };
     // Ordinary UDP is about eight packets a window, and up to fourteen in a large one.
     let steps =
-        [(Sensitivity::High, 60), (Sensitivity::Medium, 110), (Sensitivity::Low, 240), (Sensitivity::EssentiallyOff, 2_500)];
+        [(Sensitivity::High, 45), (Sensitivity::Medium, 85), (Sensitivity::Low, 240), (Sensitivity::EssentiallyOff, 2_500)];
     for (place, (_, packets)) in steps.iter().enumerate() {
         let which: Vec<bool> = steps.iter().map(|(sensitivity, _)| begun(*sensitivity, *packets)).collect();
         let expected: Vec<bool> = (0..steps.len()).map(|step| step <= place).collect();

@@ -3,6 +3,7 @@
 //! goes with this process: when the descriptors close, nothing is dropped any more.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::fmt;
 
 use aya::maps::lpm_trie::Key;
 use aya::maps::{Array, HashMap, LpmTrie, MapData, PerCpuArray, RingBuf};
@@ -72,9 +73,9 @@ pub struct Sample<'a> {
 }
 
 /// The loaded program.
-#[derive(Debug)]
 pub struct PacketPath {
     ebpf: Ebpf,
+    samples: RingBuf<MapData>,
     /// What its tables hold.
     written: Written,
 }
@@ -92,12 +93,21 @@ fn table_error<E: std::error::Error + Send + Sync + 'static>(table: &'static str
     move |source| Error::Table { table, source: Box::new(source) }
 }
 
+impl fmt::Debug for PacketPath {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        out.debug_struct("PacketPath").field("written", &self.written).finish_non_exhaustive()
+    }
+}
+
 impl PacketPath {
     /// Loads the program. It decides about nothing before it is attached and its tables are written.
     pub fn load() -> Result<PacketPath, Error> {
         let mut ebpf = EbpfLoader::new().load(OBJECT).map_err(|source| Error::Load(Box::new(source)))?;
         program(&mut ebpf)?.load().map_err(|source| Error::Load(Box::new(source)))?;
-        Ok(PacketPath { ebpf, written: Written::default() })
+        let table = "samples";
+        let samples = ebpf.take_map(table).ok_or_else(|| Error::Table { table, source: "the object does not have it".into() })?;
+        let samples = RingBuf::try_from(samples).map_err(table_error(table))?;
+        Ok(PacketPath { ebpf, samples, written: Written::default() })
     }
 
     /// Attaches it to an interface, by the driver where that can.
@@ -153,18 +163,17 @@ impl PacketPath {
     }
 
     /// Hands over the samples that have come; says how many there were.
-    pub fn samples(&mut self, mut take: impl FnMut(Sample<'_>)) -> Result<usize, Error> {
-        let mut ring = RingBuf::try_from(self.map("samples")?).map_err(table_error("samples"))?;
+    pub fn samples(&mut self, mut take: impl FnMut(Sample<'_>)) -> usize {
         let mut count = 0;
         while count < SAMPLES_MAX
-            && let Some(item) = ring.next()
+            && let Some(item) = self.samples.next()
         {
             count += 1;
             if let Some(sample) = sample_of(&item) {
                 take(sample);
             }
         }
-        Ok(count)
+        count
     }
 
     /// Lets the kernel make so many frames like this one and hand them to the program as if they had come by the interface;
