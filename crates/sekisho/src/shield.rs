@@ -220,7 +220,7 @@ impl Shield {
         std::thread::Builder::new().name("shield-packets".to_owned()).spawn(move || {
             let mut rounds: u32 = 0;
             while !shield.is_stopping.load(Ordering::Relaxed) {
-                shield.packet_round(&store, rounds % ROUNDS_A_BAN == 0);
+                shield.packet_round(&store, rounds.is_multiple_of(ROUNDS_A_BAN));
                 rounds = rounds.wrapping_add(1);
                 std::thread::sleep(PACKET_ROUND);
             }

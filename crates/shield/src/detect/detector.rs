@@ -5,7 +5,7 @@
 //! renewed while it is hit, lives longer each time it comes back, and is withdrawn when what it hits is no more than usual and
 //! comes mostly from sources of ordinary times. Who only forges their addresses does not get rid of a rule so.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::{HashMap, HashSet, VecDeque};
 use std::net::IpAddr;
 use std::time::Duration;
 
@@ -30,6 +30,11 @@ const ORDINARY_MAX: usize = 8_192;
 const EVIDENCE_MAX: usize = 4_096;
 /// Seconds of ordinary traffic before anything is concluded from it.
 const LEARNED_SECONDS_MIN: f64 = 5.0;
+/// Windows that wait before they are learned from, a second or two: the first of an attack look ordinary, and a rule that hit
+/// what was learned of them would be none.
+const QUARANTINE_WINDOWS: usize = 20;
+/// Samples of one window that are learned.
+const WINDOW_LEARNED_MAX: usize = 512;
 /// Source networks that are known from ordinary times, in each of two generations.
 const KNOWN_MAX: usize = 32_768;
 /// The first life of a rule.
@@ -177,6 +182,8 @@ struct Watched {
     known: [HashSet<Source>; 2],
     /// Samples of the window.
     window: Vec<Packet>,
+    /// Those of earlier windows that are not learned yet.
+    quarantine: VecDeque<Vec<Packet>>,
     kinds: [Watch; Kind::ALL.len()],
 }
 
@@ -324,7 +331,8 @@ impl Detector {
         }
         let room = EVIDENCE_MAX - ongoing.evidence.len();
         ongoing.evidence.extend(of_kind.into_iter().take(room));
-        let is_enough = ongoing.evidence.len() >= ATTACK_SAMPLES_MIN.max(ongoing.looked_at + LOOK_AGAIN.min(ongoing.looked_at));
+        let wanted = ATTACK_SAMPLES_MIN.max(ongoing.looked_at + LOOK_AGAIN.min(ongoing.looked_at)).min(EVIDENCE_MAX);
+        let is_enough = ongoing.evidence.len() >= wanted;
         if !is_enough {
             return;
         }
@@ -481,6 +489,7 @@ impl Watched {
             ordinary_seen: 0,
             known: Default::default(),
             window: Vec::new(),
+            quarantine: VecDeque::new(),
             kinds: Default::default(),
         }
     }
@@ -494,9 +503,14 @@ impl Watched {
             for watch in &mut self.kinds {
                 watch.baseline.learn(watch.packets as f64 / seconds, seconds, hour_of_week);
             }
-            for packet in std::mem::take(&mut self.window) {
-                self.learn(packet);
+            self.window.truncate(WINDOW_LEARNED_MAX);
+            self.quarantine.push_back(std::mem::take(&mut self.window));
+            if self.quarantine.len() > QUARANTINE_WINDOWS {
+                let earliest = self.quarantine.pop_front().unwrap_or_default();
+                earliest.into_iter().for_each(|packet| self.learn(packet));
             }
+        } else {
+            self.quarantine.clear();
         }
         self.window.clear();
         for watch in &mut self.kinds {

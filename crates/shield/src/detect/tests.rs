@@ -246,3 +246,32 @@ fn dd_07_a_flood_in_the_name_of_known_clients_does_not_get_rid_of_its_rule() {
     assert!(!scene.findings.iter().any(|(_, finding)| matches!(finding, Finding::Withdraw { .. })), "{:?}", scene.findings);
     assert!(scene.attack.0 > 30 * scene.attack.1, "{:?}", scene.attack);
 }
+
+#[test]
+fn a_flood_that_begins_little_by_little_does_not_become_ordinary() {
+    for kind in WITH_RULE {
+        let mut scene = Scene::new(10, settings());
+        // Below every threshold, for a second.
+        scene.windows(10, Some(kind), 4);
+        scene.windows(30, Some(kind), 400);
+        assert!(!scene.installed().is_empty(), "{kind:?}: {:?}", scene.findings);
+    }
+}
+
+#[test]
+fn a_flood_that_gets_a_mark_late_gets_its_rule_late() {
+    let mut scene = Scene::new(11, settings());
+    scene.windows(40, Some(Flood::AckRandom), 400);
+    assert_eq!(scene.installed(), []);
+    // The same kind of traffic, with one window size from here on.
+    for _ in 0..60 {
+        for _ in 0..400 {
+            let packet = flood(&mut scene.numbers, Flood::AckRandom, 3).with(super::packet::Attribute::TcpWindow, 1_337);
+            scene.pass(&packet, true);
+        }
+        scene.now = Moment(scene.now.0 + 100 * MILLI);
+        let findings = scene.detector.tick(scene.now, 0);
+        scene.findings.extend(findings.into_iter().map(|finding| (scene.now, finding)));
+    }
+    assert!(!scene.installed().is_empty(), "{:?}", scene.findings);
+}
