@@ -64,6 +64,8 @@ pub struct Passage {
     bytes_out: u64,
     bytes_in: u64,
     failure: Option<&'static str>,
+    /// What the access rules said when they were asked last.
+    access: Option<Decision>,
     /// Set where the checkpoint itself must refuse, whatever the rules say.
     stopped: Option<Refusal>,
     /// What the scan of the first of two bodies said.
@@ -80,6 +82,11 @@ impl Passage {
         let mut passage = Passage::new(checkpoint, state, facts, id, began);
         passage.moment = moment;
         passage.learn_place(FieldId::SourceIp, FieldId::SourceCountry, FieldId::SourceContinent);
+        if session.gate == Gate::L4
+            && let Some(system) = passage.state.knowledge.system(session.client.ip().to_canonical())
+        {
+            passage.facts.set(FieldId::SourceAsn, Value::Int(i64::from(system)));
+        }
         passage
     }
 
@@ -96,6 +103,7 @@ impl Passage {
             bytes_out: 0,
             bytes_in: 0,
             failure: None,
+            access: None,
             stopped: None,
             other_body: Vec::new(),
             is_recorded: false,
@@ -277,11 +285,30 @@ impl Passage {
             let unknown = self.state.policy.unresolved_variables(rule, &self.facts);
             self.note(unknown.into_iter().map(unknown_variable).collect());
         }
+        self.access = Some(decision);
         self.answered(Question::Access, decision);
         if let Err(refusal) = &outcome {
             self.refused(refusal);
         }
         outcome
+    }
+
+    /// Refuses by a rule of the gate's own, named `builtin.` and this: every later permit of this transaction too.
+    pub fn refuse(&mut self, id: &str, reason: &str) -> Refusal {
+        let refusal = own_refusal(id, reason);
+        self.stopped = Some(refusal.clone());
+        self.refused(&refusal);
+        refusal
+    }
+
+    /// Whether an access rule waits for a fact that is not known yet, so that the gate must ask again.
+    pub fn is_waiting(&self) -> bool {
+        matches!(self.access, Some(Decision::Undecided { .. }))
+    }
+
+    /// Whether the access rule that decided reads a field.
+    pub fn is_access_by(&self, field: FieldId) -> bool {
+        self.access.is_some_and(|decision| self.state.policy.reads(decision, field))
     }
 
     /// Hands a file to the scanner and waits, bounded. A hit, or a file that could not be read where that fails closed,
@@ -497,7 +524,11 @@ impl Passage {
         self.facts.reach(Station::Record);
         let severity = self.findings.iter().map(|finding| finding.severity).max().unwrap_or(Severity::Informational);
         let severity = if self.stopped.is_some() { severity.max(Severity::High) } else { severity };
-        let micros = self.now().0.saturating_sub(self.began.0);
+        let now = self.now();
+        let micros = now.0.saturating_sub(self.began.0);
+        if self.facts.gate() == Gate::L4 {
+            self.facts.set(FieldId::EndTime, Value::Int(now.0));
+        }
         for (field, int) in [
             (FieldId::SeverityId, severity.id()),
             (FieldId::ActionId, disposition.action_id()),

@@ -1,5 +1,6 @@
-//! Where addresses are, by a MaxMind DB file (format specification 2.0) that the operator brings; none ships. Country is
-//! ISO 3166-1 alpha-2, continent two letters, as the GeoIP2 Country and City layouts have them. Without a file, and for an
+//! Where addresses are, by MaxMind DB files (format specification 2.0) that the operator brings; none ships. Country is
+//! ISO 3166-1 alpha-2, continent two letters, as the GeoIP2 Country and City layouts have them; the number of the
+//! autonomous system is that of the GeoLite2 ASN layout, which is a file of its own. Without a file, and for an
 //! address that the file does not hold, nothing is known and nothing is guessed.
 
 use std::fmt;
@@ -13,7 +14,10 @@ use crate::Error;
 
 /// Cheap to clone.
 #[derive(Clone, Default)]
-pub struct Geography(Option<Arc<Reader<Vec<u8>>>>);
+pub struct Geography {
+    places: Option<Arc<Reader<Vec<u8>>>>,
+    systems: Option<Arc<Reader<Vec<u8>>>>,
+}
 
 /// Where an address is.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -33,6 +37,11 @@ struct Record<'a> {
 }
 
 #[derive(Deserialize)]
+struct System {
+    autonomous_system_number: Option<u32>,
+}
+
+#[derive(Deserialize)]
 struct Country<'a> {
     iso_code: Option<&'a str>,
 }
@@ -45,15 +54,24 @@ struct Continent<'a> {
 impl Geography {
     /// Takes the bytes of a file, and refuses one whose inside does not hold together.
     pub fn open(file: Vec<u8>) -> Result<Geography, Error> {
-        let reader = Reader::from_source(file).map_err(Error::Geography)?;
-        reader.verify().map_err(Error::Geography)?;
-        Ok(Geography(Some(Arc::new(reader))))
+        Ok(Geography { places: Some(reader(file)?), systems: None })
+    }
+
+    /// The same with a file of autonomous systems beside it.
+    pub fn with_systems(self, file: Vec<u8>) -> Result<Geography, Error> {
+        Ok(Geography { systems: Some(reader(file)?), ..self })
+    }
+
+    /// The autonomous system that announces an address.
+    pub fn system(&self, ip: IpAddr) -> Option<u32> {
+        let found = self.systems.as_ref()?.lookup(ip).ok()?;
+        found.decode::<System>().ok().flatten()?.autonomous_system_number
     }
 
     /// Allocates nothing.
     pub fn place(&self, ip: IpAddr) -> Place<'_> {
         let record = self
-            .0
+            .places
             .as_ref()
             .and_then(|reader| reader.lookup(ip).ok())
             .and_then(|found| found.decode::<Record<'_>>().ok().flatten());
@@ -67,7 +85,7 @@ impl Geography {
 
     /// What the file says it is, for the record: its type and the day it was built.
     pub fn description(&self) -> Option<String> {
-        let metadata = self.0.as_ref()?.metadata();
+        let metadata = self.places.as_ref()?.metadata();
         Some(format!("{} of {}", metadata.database_type, metadata.build_epoch))
     }
 }
@@ -76,6 +94,12 @@ impl fmt::Debug for Geography {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_tuple("Geography").field(&self.description()).finish()
     }
+}
+
+fn reader(file: Vec<u8>) -> Result<Arc<Reader<Vec<u8>>>, Error> {
+    let reader = Reader::from_source(file).map_err(Error::Geography)?;
+    reader.verify().map_err(Error::Geography)?;
+    Ok(Arc::new(reader))
 }
 
 fn is_code(code: &str) -> bool {
@@ -103,6 +127,10 @@ mod tests {
 
     /// A file that knows 192.0.2.0/24: one node for each bit of the prefix.
     fn file() -> Vec<u8> {
+        file_with(&[("continent", map(&[("code", text("AS"))])), ("country", map(&[("iso_code", text("JP"))]))])
+    }
+
+    fn file_with(record: &[(&str, Vec<u8>)]) -> Vec<u8> {
         const NODES: u32 = 24;
         let prefix = u32::from_be_bytes([192, 0, 2, 0]);
         let mut file = Vec::new();
@@ -113,7 +141,7 @@ mod tests {
             file.extend(records.iter().flat_map(|record| record.to_be_bytes()[1..].to_vec()));
         }
         file.extend([0; 16]);
-        file.extend(map(&[("continent", map(&[("code", text("AS"))])), ("country", map(&[("iso_code", text("JP"))]))]));
+        file.extend(map(record));
         file.extend(b"\xab\xcd\xefMaxMind.com");
         file.extend(map(&[
             ("binary_format_major_version", value(5, &[2])),
@@ -140,6 +168,16 @@ mod tests {
                 geography.place("192.0.2.1".parse().expect("an address"));
             }
         }
+    }
+
+    #[test]
+    fn an_address_belongs_to_the_system_of_the_second_file() {
+        let systems = file_with(&[("autonomous_system_number", value(6, &[0xfd, 0xe8]))]);
+        let geography = Geography::open(file()).and_then(|geography| geography.with_systems(systems)).expect("the files");
+        let system = |ip: &str| geography.system(ip.parse().expect("an address"));
+        assert_eq!((system("192.0.2.9"), system("192.0.3.9")), (Some(65_000), None));
+        assert_eq!(geography.place("192.0.2.9".parse().expect("an address")).country, Some("JP"));
+        assert_eq!(Geography::open(file()).expect("the file").system("192.0.2.9".parse().expect("an address")), None);
     }
 
     #[test]

@@ -188,6 +188,11 @@ impl Snapshot {
         self.0.geography.place(ip)
     }
 
+    /// The autonomous system that an address belongs to, by the operator's file.
+    pub fn system(&self, ip: IpAddr) -> Option<u32> {
+        self.0.geography.system(ip)
+    }
+
     /// The application that accepts only its maker's own certificates at this host, if one does.
     pub fn pinned(&self, host: &str) -> Option<&Arc<str>> {
         model::name::parents(host).find_map(|name| self.0.pinned.get(name))

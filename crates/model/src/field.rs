@@ -85,6 +85,8 @@ fields! {
     /// Continent of the client's address: AF AN AS EU NA OC SA, or T1 for Tor.
     SourceContinent "net.src.geo.continent" Text [Dns Connect, Web Connect, L4 Connect, Mail Connect] "src_continent" "src_endpoint.location.continent" "" "SourceIPContinentCode"
         ["dns.src.geo.continent" "http.src_ip.geo.continent"];
+    /// Number of the autonomous system that the client's address belongs to, from the operator's file; absent is unknown.
+    SourceAsn "net.src.asn" Int [L4 Connect] "src_asn" "src_endpoint.autonomous_system.number" "" "ClientAsn" [];
     /// Transport protocol: `tcp`, `udp` or `quic`.
     Protocol "net.protocol" Text [Dns Connect, Web Connect, L4 Connect, Mail Connect, Api Connect] "protocol_name" "connection_info.protocol_name" "" "TransportProtocol" [];
     /// How the client came: `udp`, `tcp`, `dot`, `doh`, `proxy`, `socks`, `transparent`.
@@ -205,16 +207,62 @@ fields! {
     // TLS.
     /// JA4 fingerprint of the client's hello.
     ClientJa4 "tls.client.ja4" Text [Web Handshake, L4 FirstBytes] "tls_ja4" "tls.ja4_fingerprint_list.value" "ja4" "" [];
+    /// Protocols that the client offers inside TLS (ALPN).
+    ClientAlpn "tls.client.alpn" Texts [L4 FirstBytes] "tls_client_alpn" "tls.tls_extension_list.data" "" "" [];
+    /// Cipher suite agreed with the client.
+    ClientTlsCipher "tls.client.cipher" Text [L4 Record] "tls_cipher" "tls.cipher" "" "ClientTlsCipher" [];
+    /// How the client's handshake ended: `UNKNOWN`, `OK`, `INTERNAL_ERROR`, `INVALID_SNI`, `HANDSHAKE_FAILED`.
+    ClientTlsStatus "tls.client.status" Text [L4 Record] "tls_client_status" "unmapped.tls_client_status" "" "ClientTlsStatus" [];
+    /// How the way to the origin is protected: `off`, `flexible`, `full`, `strict`.
+    OriginTlsMode "tls.origin.mode" Text [L4 Record] "tls_origin_mode" "unmapped.tls_origin_mode" "" "OriginTlsMode" [];
+    /// Cipher suite agreed with the origin.
+    OriginTlsCipher "tls.origin.cipher" Text [L4 Record] "tls_origin_cipher" "unmapped.tls_origin_cipher" "" "OriginTlsCipher" [];
+    /// SHA-256 of the origin's certificate, hexadecimal.
+    OriginTlsFingerprint "tls.origin.fingerprint" Text [L4 Record] "tls_origin_fingerprint" "tls.certificate.fingerprints.value" "" "OriginTlsFingerprint" [];
+    /// How the origin's handshake ended: `UNKNOWN`, `OK`, `INVALID_CERTIFICATE`, `HANDSHAKE_FAILED`.
+    OriginTlsStatus "tls.origin.status" Text [L4 Record] "tls_origin_status" "unmapped.tls_origin_status" "" "OriginTlsStatus" [];
     /// TLS version towards the client.
-    ClientTlsVersion "tls.client.version" Text [Web Request] "tls_version" "tls.version" "" "" [];
+    ClientTlsVersion "tls.client.version" Text [Web Request, L4 Record] "tls_version" "tls.version" "" "ClientTlsProtocol" [];
     /// TLS version towards the origin.
-    OriginTlsVersion "tls.origin.version" Text [Web Request] "tls_origin_version" "unmapped.tls_origin_version" "" "" [];
+    OriginTlsVersion "tls.origin.version" Text [Web Request, L4 Record] "tls_origin_version" "unmapped.tls_origin_version" "" "OriginTlsProtocol" [];
     /// What was wrong with the origin's certificate: `expired`, `unknown_issuer`.
-    CertificateProblem "tls.origin.problem" Text [Web Request] "tls_problem" "tls.alert" "" "" [];
+    CertificateProblem "tls.origin.problem" Text [Web Request, L4 Record] "tls_problem" "tls.alert" "" "" [];
     /// What was done about it: `error`, `block` or `passThrough`; empty where there was nothing wrong (GW-031).
     UntrustedAction "tls.origin.untrusted_action" Text [Web Record] "untrusted_cert_action" "unmapped.untrusted_cert_action" "" "UntrustedCertificateAction" [];
     /// Why the bytes were not inspected; empty where they were (CX-04).
     BypassReason "tls.bypass_reason" Text [Web Record, L4 Record] "bypass_reason" "unmapped.bypass_reason" "" "" [];
+
+    // Services behind the L4 gate (SP-50).
+    /// Name of the service that the client reached, as its document has it.
+    L4App "l4.app" Text [L4 Connect] "l4_app" "dst_endpoint.svc_name" "" "Application" [];
+    /// Port of ours that the client reached.
+    L4EdgePort "l4.edge.port" Int [L4 Connect] "l4_edge_port" "proxy_endpoint.port" "" "" [];
+    /// Host of the origin that was chosen, as its document has it.
+    L4Origin "l4.origin.host" Text [L4 Connect] "l4_origin_host" "dst_endpoint.hostname" "" "" [];
+    /// Transport towards the origin: `tcp` or `udp`.
+    L4OriginProtocol "l4.origin.protocol" Text [L4 Connect] "l4_origin_protocol" "unmapped.origin_protocol" "" "OriginProto" [];
+    /// PROXY header that the origin gets: `off`, `v1`, `v2`, `simple`.
+    L4ProxyProtocol "l4.proxy_protocol" Text [L4 Connect] "l4_proxy_protocol" "unmapped.proxy_protocol" "" "ProxyProtocol" [];
+    /// Bytes from the client so far. A rule that reads it is asked again while the flow lasts.
+    FlowBytesOut "flow.bytes_out" Int [L4 Flow] "" "traffic.bytes_out" "" "" [];
+    /// Bytes to the client so far.
+    FlowBytesIn "flow.bytes_in" Int [L4 Flow] "" "traffic.bytes_in" "" "" [];
+    /// Seconds since the flow began.
+    FlowSeconds "flow.seconds" Int [L4 Flow] "" "duration" "" "" [];
+    /// Bytes a second in both directions together, since the rules were asked last.
+    FlowRate "flow.bytes_per_second" Int [L4 Flow] "" "unmapped.flow_rate" "" "" [];
+    /// What became of the flow: `disconnect`, `clientFiltered`, `tlsError`, `resolveOrigin`, `originError` (SP-47).
+    L4Event "l4.event" Text [L4 Record] "l4_event" "activity_name" "" "Event" [];
+    /// How the flow ended, by the numbers of SP-51: 200 normal, 403 refused, 521 origin refused.
+    L4Status "l4.status" Int [L4 Record] "l4_status" "status_code" "" "Status" [];
+    /// Whether the rules were asked at `connect`, which they always are.
+    L4IpFirewall "l4.ip_firewall" Bool [L4 Record] "l4_ip_firewall" "unmapped.ip_firewall" "" "IpFirewall" [];
+    /// What the rules that read the client's address said: `UNKNOWN`, `ALLOW`, `BLOCK_IP`, `BLOCK_COUNTRY`, `BLOCK_ASN`.
+    L4MatchedIpFirewall "l4.matched_ip_firewall" Text [L4 Record] "l4_matched_ip_firewall" "unmapped.matched_ip_firewall" "" "ClientMatchedIpFirewall" [];
+    /// Time at which the flow ended.
+    EndTime "event.end_time" Time [L4 Record] "end_time" "end_time" "" "DisconnectTimestamp" [];
+    /// Name of the place where this program runs, from the configuration.
+    Site "event.site" Text [L4 Record] "site" "metadata.loggers.name" "" "ColoCode" [];
 
     // Web requests and responses.
     /// Host of the request; before the request, the host of the CONNECT or of the server name.
@@ -330,9 +378,9 @@ fields! {
     /// Revision of the policy that decided.
     PolicyRevision "policy.revision" Int [Dns Record, Web Record, L4 Record, Mail Record, Api Record] "policy_revision" "policy.version" "" "" [];
     /// Bytes from the client.
-    BytesOut "traffic.bytes_out" Int [Dns Record, Web Record, L4 Record, Mail Record, Api Record] "bytes_out" "traffic.bytes_out" "" "" [];
+    BytesOut "traffic.bytes_out" Int [Dns Record, Web Record, L4 Record, Mail Record, Api Record] "bytes_out" "traffic.bytes_out" "" "ClientBytes" [];
     /// Bytes to the client.
-    BytesIn "traffic.bytes_in" Int [Dns Record, Web Record, L4 Record, Mail Record, Api Record] "bytes_in" "traffic.bytes_in" "" "" [];
+    BytesIn "traffic.bytes_in" Int [Dns Record, Web Record, L4 Record, Mail Record, Api Record] "bytes_in" "traffic.bytes_in" "" "OriginBytes" [];
     /// Length of the transaction, milliseconds.
     DurationMs "event.duration_ms" Int [Dns Record, Web Record, L4 Record, Mail Record, Api Record] "duration_ms" "duration" "" "ResponseTimeMs" [];
     /// What failed, in a word: `upstream_unreachable`, `deadline`, `client_gone`.

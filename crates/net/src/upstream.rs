@@ -16,7 +16,7 @@ use model::verdict::UntrustedCertificate;
 use model::{Destination, Obligation};
 use rustls_pki_types::{CertificateDer, UnixTime};
 use sha2::{Digest, Sha256};
-use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt, ReadBuf};
 use tokio::net::TcpStream;
 use tokio::time::timeout_at;
 use tokio_rustls::TlsConnector;
@@ -51,6 +51,8 @@ pub struct Connector {
 pub enum Security {
     Plain,
     Tls(Alpn),
+    /// TLS with whatever certificate the upstream shows: it keeps listeners out and proves nothing (SP-32).
+    DangerUnverified(Alpn),
 }
 
 /// An open upstream and what was agreed with it.
@@ -67,6 +69,8 @@ pub struct Upstream {
 pub struct UpstreamTls {
     pub alpn: Option<Vec<u8>>,
     pub version: UpstreamTlsVersion,
+    /// By its name in the IANA registry.
+    pub cipher: Option<&'static str>,
     /// SHA-256 of the leaf.
     pub certificate_sha256: [u8; 32],
     /// Only with `pass_through` (GW-031): what would have been refused.
@@ -98,8 +102,27 @@ impl Default for ConnectLimits {
 
 /// Opens the upstream that the permit names. The permit is used up whether or not this succeeds.
 pub async fn connect(permit: policy::Permit, security: Security, connector: &Connector) -> Result<Upstream, Error> {
+    connect_announced(permit, security, connector, &[]).await
+}
+
+/// The same where the upstream is told something before all else, such as a PROXY header, which comes before TLS.
+pub async fn connect_announced(
+    permit: policy::Permit,
+    security: Security,
+    connector: &Connector,
+    announcement: &[u8],
+) -> Result<Upstream, Error> {
     let (destination, obligations) = permit.into_parts();
-    open(destination, obligations, security, connector).await
+    open(destination, obligations, security, connector, announcement).await
+}
+
+/// Whether anything accepts connections there. It carries nobody's traffic, so it needs no permit: the connection is closed
+/// before a byte is sent. For addresses that the operator has named as origins.
+pub async fn probe(address: SocketAddr, limit: Duration) -> std::io::Result<()> {
+    match tokio::time::timeout(limit, TcpStream::connect(address)).await {
+        Ok(connected) => connected.map(drop),
+        Err(_) => Err(std::io::ErrorKind::TimedOut.into()),
+    }
 }
 
 async fn open(
@@ -107,15 +130,22 @@ async fn open(
     obligations: Vec<Obligation>,
     security: Security,
     connector: &Connector,
+    announcement: &[u8],
 ) -> Result<Upstream, Error> {
     let Destination::Upstream { host, port, addresses } = destination else { return Err(Error::PermitPurpose) };
     let host = LeafHost::parse(&host)?;
     let deadline = tokio::time::Instant::now() + connector.limits.deadline;
     let work = async {
-        let stream = dial(&host, port, addresses, connector).await?;
+        let mut stream = dial(&host, port, addresses, connector).await?;
+        if !announcement.is_empty() {
+            stream.write_all(announcement).await.map_err(|source| Error::Connect { source })?;
+        }
         match security {
             Security::Plain => Ok((UpstreamStream::Plain(stream), None)),
             Security::Tls(alpn) => handshake(stream, &host, alpn, handling(&obligations), &connector.trust).await,
+            Security::DangerUnverified(alpn) => {
+                handshake(stream, &host, alpn, CertificateHandling::DangerPassThrough, &connector.trust).await
+            }
         }
     };
     let (stream, tls) = timeout_at(deadline, work).await.map_err(|_| Error::Deadline)??;
@@ -174,6 +204,7 @@ async fn handshake(
             Some(rustls::ProtocolVersion::TLSv1_3) => UpstreamTlsVersion::Tls13,
             _ => UpstreamTlsVersion::Tls12,
         },
+        cipher: session.negotiated_cipher_suite().and_then(|suite| suite.suite().as_str()),
         certificate_sha256: chain.first().map(|leaf| Sha256::digest(leaf).into()).unwrap_or_default(),
         passed_through,
     };
@@ -204,6 +235,23 @@ fn handshake_error(source: std::io::Error) -> Error {
 }
 
 impl UpstreamStream {
+    /// The socket itself, where there is no TLS around it.
+    pub fn socket(&self) -> Option<&TcpStream> {
+        match self {
+            UpstreamStream::Plain(stream) => Some(stream),
+            UpstreamStream::Tls(_) => None,
+        }
+    }
+
+    /// Closing the connection resets it (RFC 9293 section 3.9.1.5), so that its peer does not take the end for an orderly one.
+    pub fn reset_on_close(&self) {
+        let stream = match self {
+            UpstreamStream::Plain(stream) => stream,
+            UpstreamStream::Tls(stream) => stream.get_ref().0,
+        };
+        let _ = stream.set_zero_linger();
+    }
+
     fn peer(&self) -> std::io::Result<SocketAddr> {
         match self {
             UpstreamStream::Plain(stream) => stream.peer_addr(),

@@ -64,7 +64,7 @@ pub const NOT_CARRIED_OUT: &[(Action, &str)] = &[
 
 /// Gates that exist and ask the policy. Rules of the others compile, so that a policy can be written before its gate is
 /// there, and are warned of.
-pub const SERVED: &[Gate] = &[Gate::Dns, Gate::Web];
+pub const SERVED: &[Gate] = &[Gate::Dns, Gate::Web, Gate::L4];
 
 /// The row of an action at a gate.
 pub(crate) fn row(gate: Gate, action: Action) -> Option<&'static Pair> {

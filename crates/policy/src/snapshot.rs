@@ -208,6 +208,15 @@ impl Policy {
         decision.action().map(|action| Answer { question, action, rule })
     }
 
+    /// Whether the rule that decided, or that waits, reads a field.
+    pub fn reads(&self, decision: Decision, field: FieldId) -> bool {
+        let mut is_read = false;
+        if let Some(rule) = decision.rule().and_then(|rule| self.compiled(rule)) {
+            rule.expression.fields(&mut |read| is_read |= read == field);
+        }
+        is_read
+    }
+
     /// Rules whose last moment has passed.
     pub fn expired(&self, now: Timestamp) -> Vec<Warning> {
         let expired = self.rules.compiled.iter().filter(|rule| rule.validity.has_expired(now));

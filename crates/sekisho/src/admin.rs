@@ -150,8 +150,24 @@ fn metrics(operations: &Operations) -> String {
         text.push_str(&format!("sekisho_checkpoint_transactions_total{{{labels}}} {count}\n"));
     }
     text.push_str(&operations.shield.metrics());
-    for (name, count) in gate_dns::counters() {
+    for (name, count) in gate_dns::counters().chain(gate_l4::counters()) {
         text.push_str(&format!("# TYPE {name} counter\n{name} {count}\n"));
     }
+    text.push_str(&format!("# TYPE sekisho_gate_l4_flows gauge\nsekisho_gate_l4_flows {}\n", operations.board.len()));
+    let apps = operations.board.apps();
+    if !apps.is_empty() {
+        text.push_str("# TYPE sekisho_gate_l4_origin_healthy gauge\n");
+    }
+    for app in apps {
+        for origin in app.origins {
+            let labels = format!("app=\"{}\",origin=\"{}\"", label(&app.app), origin.address);
+            text.push_str(&format!("sekisho_gate_l4_origin_healthy{{{labels}}} {}\n", u8::from(origin.healthy)));
+        }
+    }
     text
+}
+
+/// A label's value as the text format quotes it.
+fn label(text: &str) -> String {
+    text.replace('\\', "\\\\").replace('"', "\\\"").replace('\n', "\\n")
 }

@@ -12,6 +12,8 @@ use serde::{Deserialize, Serialize};
 pub struct Config {
     pub dns: gate_dns::DnsGateSpec,
     pub web: gate_web::WebGateSpec,
+    /// Services that stand behind this machine.
+    pub l4: gate_l4::L4GateSpec,
     pub store: store::StoreConfig,
     pub checkpoint: checkpoint::Settings,
     pub scan: ScanSpec,
@@ -101,6 +103,7 @@ impl Config {
         dns.into_iter().flatten().for_each(|address| *address = free);
         let web = [&mut self.web.proxy, &mut self.web.proxy_tls, &mut self.web.socks5, &mut self.web.transparent];
         web.into_iter().flatten().for_each(|address| *address = free);
+        self.l4 = self.l4.with_ephemeral_ports();
         self.admin.listen = free;
         self
     }

@@ -10,6 +10,7 @@ use std::time::SystemTime;
 
 use anyhow::{Context, Result, ensure};
 use gate_dns::{DnsGate, DnsGateConfig, DnsResolver};
+use gate_l4::{L4Gate, L4GateConfig};
 use gate_web::{WebGate, WebGateConfig};
 use intel::Snapshot;
 use net::authority::{Authority, AuthorityReading};
@@ -62,6 +63,7 @@ pub struct Gates {
     resolver: DnsResolver,
     dns: Running,
     web: Running,
+    l4: Running,
     /// The gates that serve and those that end.
     tasks: JoinSet<()>,
 }
@@ -98,12 +100,14 @@ impl Gates {
         let dns = parts.bind_dns(&config, &Sockets::default()).await?;
         let (resolver, addresses) = (dns.lookup(), dns.addresses());
         let web = parts.bind_web(&config, resolver.clone(), &addresses, &Sockets::default()).await?;
+        let l4 = parts.bind_l4(&config, resolver.clone(), &addresses, &Sockets::default()).await?;
         let (dns, web) = (serve_dns(dns, &mut tasks), serve_web(web, &mut tasks));
-        Ok(Gates { parts, written, config, fingerprints, resolver, dns, web, tasks })
+        let l4 = serve_l4(l4, &mut tasks);
+        Ok(Gates { parts, written, config, fingerprints, resolver, dns, web, l4, tasks })
     }
 
     pub fn listening(&self) -> Vec<Listening> {
-        let rows = [("dns", &self.dns), ("web", &self.web)];
+        let rows = [("dns", &self.dns), ("web", &self.web), ("l4", &self.l4)];
         let row = |gate| move |(protocol, address): &(&'static str, SocketAddr)| Listening { gate, protocol, address: *address };
         rows.into_iter().flat_map(|(gate, running)| running.addresses.iter().map(row(gate))).collect()
     }
@@ -133,6 +137,12 @@ impl Gates {
             true => None,
             false => Some(parts.bind_web(&config, resolver.clone(), &addresses, &self.web.sockets).await.context("[web]")?),
         };
+        let keeps_l4 =
+            dns.is_none() && is_same(&config.l4, &self.config.l4)? && is_same(&config.upstream, &self.config.upstream)?;
+        let l4 = match keeps_l4 {
+            true => None,
+            false => Some(parts.bind_l4(&config, resolver.clone(), &addresses, &self.l4.sockets).await.context("[l4]")?),
+        };
 
         parts.publish(read, &config)?;
         parts.operations.shield.admission.publish(shield);
@@ -151,6 +161,11 @@ impl Gates {
             let earlier = std::mem::replace(&mut self.web, serve_web(web, &mut self.tasks));
             earlier.stop.send_replace(true);
             tracing::info!(gate = "web", "replaced");
+        }
+        if let Some(l4) = l4 {
+            let earlier = std::mem::replace(&mut self.l4, serve_l4(l4, &mut self.tasks));
+            earlier.stop.send_replace(true);
+            tracing::info!(gate = "l4", "replaced");
         }
         (self.resolver, self.config, self.fingerprints) = (resolver, config, fingerprints);
         // Gates that a reload before replaced may have ended.
@@ -177,6 +192,8 @@ impl Gates {
     pub async fn stop(mut self) {
         self.dns.stop.send_replace(true);
         self.web.stop.send_replace(true);
+        self.l4.stop.send_replace(true);
+        self.parts.operations.board.close();
         while self.tasks.join_next().await.is_some() {}
     }
 }
@@ -198,6 +215,14 @@ fn serve_web(mut gate: WebGate, tasks: &mut JoinSet<()>) -> Running {
     let open = gate.addresses();
     let rows = [("http", open.proxy), ("https", open.proxy_tls), ("socks5", open.socks5), ("transparent", open.transparent)];
     let addresses = rows.into_iter().filter_map(|(protocol, address)| Some((protocol, address?))).collect();
+    let running = Running { addresses, sockets: gate.take_sockets(), stop };
+    tasks.spawn(gate.serve(stopped));
+    running
+}
+
+fn serve_l4(mut gate: L4Gate, tasks: &mut JoinSet<()>) -> Running {
+    let (stop, stopped) = watch::channel(false);
+    let addresses = gate.addresses().into_iter().map(|(_, address)| ("tcp", address)).collect();
     let running = Running { addresses, sockets: gate.take_sockets(), stop };
     tasks.spawn(gate.serve(stopped));
     running
@@ -237,6 +262,27 @@ impl Parts {
             },
         };
         Ok(gate_web::bind_over(resolved, self.operations.checkpoint.clone(), means, earlier).await?)
+    }
+
+    async fn bind_l4(
+        &self,
+        config: &Config,
+        resolver: DnsResolver,
+        dns: &[(&'static str, SocketAddr)],
+        earlier: &Sockets,
+    ) -> Result<L4Gate> {
+        let resolved = L4GateConfig::resolve(config.l4.clone())?;
+        let means = gate_l4::Means {
+            resolver: Arc::new(Resolver(resolver)),
+            trust: self.trust.clone(),
+            minter: self.minter.clone(),
+            guard: DialGuard {
+                own_listeners: dns.iter().map(|(_, address)| *address).collect(),
+                danger_exempt: config.upstream.danger_exempt.clone(),
+            },
+            board: self.operations.board.clone(),
+        };
+        Ok(gate_l4::bind_over(resolved, self.operations.checkpoint.clone(), means, earlier).await?)
     }
 
     /// Reads and compiles what is not a gate's, on a thread where that may take its time.

@@ -43,6 +43,8 @@ pub struct KnowledgeSpec {
     pub lists: Vec<ListSpec>,
     /// A MaxMind-format file of countries; none leaves countries and continents unknown.
     pub geography: Option<PathBuf>,
+    /// A MaxMind-format file of autonomous systems; none leaves `net.src.asn` unknown.
+    pub autonomous_systems: Option<PathBuf>,
     /// Leaves fetching of feeds to the command `sekisho feeds update`.
     pub feeds_by_command_only: bool,
     /// Names of the organisation and of brands whose imitations are looked for.
@@ -57,10 +59,16 @@ pub fn load(spec: &KnowledgeSpec, data: &Path) -> Result<Snapshot> {
     for brand in &spec.brands {
         builder.add_brand(brand);
     }
+    let mut geography = Geography::default();
     if let Some(path) = &spec.geography {
-        let geography = read_bounded(path).and_then(|file| Ok(Geography::open(file)?));
-        builder.geography(geography.with_context(|| format!("geography file {}", path.display()))?);
+        let opened = read_bounded(path).and_then(|file| Ok(Geography::open(file)?));
+        geography = opened.with_context(|| format!("geography file {}", path.display()))?;
     }
+    if let Some(path) = &spec.autonomous_systems {
+        let opened = read_bounded(path).and_then(|file| Ok(geography.with_systems(file)?));
+        geography = opened.with_context(|| format!("file of autonomous systems {}", path.display()))?;
+    }
+    builder.geography(geography);
     let feeds = feeds::usable(data, now())?;
     for list in spec.lists.iter().chain(&feeds) {
         let parts = read_list(list).with_context(|| format!("list `{}`", list.name))?;

@@ -61,6 +61,8 @@ enum Command {
     Sql(commands::sql::SqlArguments),
     /// Who ever met this domain, URL, address or file?
     Touched(commands::search::TouchedArguments),
+    /// Services behind this machine: origins, live flows; cut a flow.
+    Apps(commands::apps::AppsArguments),
     /// Take a user out of the record for good.
     Erase(commands::erase::EraseArguments),
     /// Why would this be decided so? Every rule that was read, and what it waited for.
@@ -120,6 +122,7 @@ fn run(arguments: Arguments) -> anyhow::Result<ExitCode> {
         Command::Reference(arguments) => commands::reference::reference(&data, &arguments),
         Command::Sql(arguments) => commands::sql::sql(&data, &arguments),
         Command::Touched(arguments) => commands::search::touched(&data, &arguments),
+        Command::Apps(arguments) => commands::apps::apps(&data, &arguments),
         Command::Erase(arguments) => commands::erase::erase(&data, &arguments),
         Command::Explain(arguments) => commands::explain::explain(&data, &arguments),
         Command::Replay(arguments) => commands::explain::replay(&data, &arguments),

@@ -120,6 +120,15 @@ pub enum Request {
     },
     /// Send a notice that says that it is a test.
     ShieldTestNotice,
+    /// Services behind the L4 gate, with their origins and, where wanted, their live flows.
+    Apps {
+        app: Option<String>,
+        flows: bool,
+    },
+    /// Cut a live flow.
+    Cut {
+        flow: String,
+    },
 }
 
 pub struct Operations {
@@ -128,6 +137,8 @@ pub struct Operations {
     pub checkpoint: Checkpoint,
     /// The data folder, where the sources of lists may be.
     pub data: PathBuf,
+    /// Live flows of the L4 gate; empty where nothing runs.
+    pub board: gate_l4::Board,
     /// Counts the reloads that were asked for; whoever runs the gates carries them out.
     reloads: watch::Sender<u64>,
     queries: ArcSwap<query::Runner>,
@@ -172,6 +183,7 @@ impl Operations {
             policies,
             checkpoint,
             data,
+            board: gate_l4::Board::default(),
             reloads: watch::Sender::new(0),
             queries: ArcSwap::from_pointee(queries),
             publishing: Mutex::new(()),
@@ -230,7 +242,20 @@ impl Operations {
                 self.want_reload();
                 Ok(json!({}))
             }
+            Request::Apps { app, flows } => Ok(self.apps(app.as_deref(), flows)),
+            Request::Cut { flow } => {
+                let id = u64::from_str_radix(&flow, 16).ok().with_context(|| format!("`{flow}` is no number of a flow"))?;
+                anyhow::ensure!(self.board.cut(id), "no live flow has the number {flow}");
+                Ok(json!({ "cut": flow }))
+            }
         }
+    }
+
+    fn apps(&self, app: Option<&str>, flows: bool) -> Json {
+        let mut apps = self.board.apps();
+        apps.retain(|view| app.is_none_or(|app| view.app == app));
+        let flows = flows.then(|| self.board.flows(app));
+        json!({ "apps": apps, "flows": flows })
     }
 
     fn status(&self) -> Result<Json> {

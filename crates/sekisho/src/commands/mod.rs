@@ -1,5 +1,6 @@
 //! What the commands do. Each asks the running program over the control socket, or, where none runs, the data itself.
 
+pub mod apps;
 pub mod erase;
 pub mod explain;
 pub mod policy;

@@ -106,7 +106,8 @@ pub fn read_documents(path: &Path) -> Result<Vec<(String, String)>> {
 
 pub fn check(data: &Path, arguments: &CheckArguments) -> Result<ExitCode> {
     if let Some(path) = &arguments.config {
-        Config::read(path)?;
+        let config = Config::read(path)?;
+        gate_l4::L4GateConfig::resolve(config.l4)?;
         println!("{}: ok", path.display());
     }
     for path in &arguments.policy {
