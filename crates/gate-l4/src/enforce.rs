@@ -31,6 +31,16 @@ pub(crate) const FULL: Ending = ending(500, "clientFiltered", Disposition::Dropp
 pub(crate) const PROXY_HEADER: Ending = ending(999, "clientFiltered", Disposition::Blocked, Some("proxy_header"));
 pub(crate) const UNRESOLVED: Ending = ending(530, "resolveOrigin", Disposition::Error, Some("resolve"));
 
+/// TLS did not begin inside the protocol, on one of the sides.
+pub(crate) fn no_tls(side: Side, problem: &crate::starttls::Problem) -> Ending {
+    let failure = Some(problem.as_str());
+    match (side, problem) {
+        (Side::Client, crate::starttls::Problem::Injection) => ending(443, "tlsError", Disposition::Blocked, failure),
+        (Side::Client, _) => ending(443, "tlsError", Disposition::Error, failure),
+        (Side::Origin, _) => ending(520, "originError", Disposition::Error, failure),
+    }
+}
+
 /// An origin could not be opened.
 pub(crate) fn origin_failed(error: &net::Error) -> Ending {
     use net::Error;

@@ -99,7 +99,7 @@ pub(crate) fn learn_flow(passage: &mut Passage, flow: &Flow, bytes_per_second: u
 }
 
 /// The last rows, when the flow has ended.
-pub(crate) fn learn_end(passage: &mut Passage, app: &App, site: &str, ending: Ending) {
+pub(crate) fn learn_end(passage: &mut Passage, app: &App, site: &str, ending: Ending, has_passed: bool) {
     passage.learn(FieldId::L4Event, Value::word(ending.event));
     passage.learn(FieldId::L4Status, Value::Int(ending.status));
     passage.learn(FieldId::L4IpFirewall, Value::Bool(true));
@@ -111,7 +111,9 @@ pub(crate) fn learn_end(passage: &mut Passage, app: &App, site: &str, ending: En
     if !site.is_empty() {
         passage.learn(FieldId::Site, Value::text(site));
     }
-    passage.learn(FieldId::BypassReason, Value::word("files inside this protocol are not opened"));
+    if has_passed {
+        passage.learn(FieldId::BypassReason, Value::word("files inside this protocol are not opened"));
+    }
 }
 
 /// The word of SP-50 for what the rules said of where the client comes from.

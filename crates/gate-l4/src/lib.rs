@@ -22,6 +22,7 @@ mod serve;
 mod session;
 mod spec;
 mod splice;
+mod starttls;
 mod tls;
 
 pub use board::{AppView, Board, FlowView, OriginView};

@@ -12,7 +12,7 @@ use model::{Destination, FieldId, Gate, Session, Station, Text, Transport, Value
 use net::hello::{HelloProblem, peek};
 use net::mint::Alpn;
 use net::proxyprotocol::{self, Proxied, TrustedSources};
-use net::upstream::{Connector, Resolver, Security, connect_announced};
+use net::upstream::{Connector, Resolver, Security, Upstream, UpstreamStream, connect_announced, secure};
 use sha2::{Digest, Sha256};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
@@ -27,6 +27,7 @@ use crate::facts;
 use crate::origins::{Origin, Origins, Place};
 use crate::relay::{End, Relay, Side};
 use crate::spec::{AppConfig, ProxyProtocol, TlsMode};
+use crate::starttls::{self, Problem, Protocol, mysql};
 use crate::tls::{AppTls, ClientLeg, OriginLeg};
 
 /// How often rules that read a flow's bytes and rates are asked again.
@@ -65,6 +66,10 @@ pub(crate) struct Arrival {
 /// An origin that was opened.
 struct Opened {
     leg: OriginLeg,
+    /// What it has said already, for a client that has heard nothing yet.
+    greeting: Vec<u8>,
+    /// By which name its certificate is verified, where TLS begins later.
+    host: Arc<str>,
     _place: Place,
 }
 
@@ -143,9 +148,17 @@ fn session(arrival: &Arrival, client: SocketAddr, local: SocketAddr) -> Session 
 async fn certified(arrival: Arrival, mut session: Session, local: SocketAddr) {
     let Arrival { app, shared, tcp, offset, .. } = arrival;
     let Some(tls) = &app.tls else { return };
+    let begin = |session: Session| Story::new(app.clone(), shared.clone(), session, local, offset);
+    let tcp = match clear_part(&app, tcp).await {
+        Ok(tcp) => tcp,
+        Err(problem) => {
+            let mut story = begin(session);
+            story.bad_handshake();
+            return story.finish(enforce::no_tls(Side::Client, &problem));
+        }
+    };
     let deadline = Clock::now() + app.config.handshake;
     let peeked = timeout_at(deadline, peek(tcp)).await;
-    let begin = |session: Session| Story::new(app.clone(), shared.clone(), session, local, offset);
     let Ok(Ok((hello, stream))) = peeked else { return begin(session).finish(enforce::CLIENT_TLS) };
     let known = hello.as_ref().ok().and_then(|hello| hello.server_name.as_deref()).is_none_or(|name| tls.knows(name));
     let accepted = match known {
@@ -173,6 +186,13 @@ async fn certified(arrival: Arrival, mut session: Session, local: SocketAddr) {
     story.finish(ending);
 }
 
+/// What is said in the clear before TLS begins with the client.
+async fn clear_part(app: &App, tcp: TcpStream) -> Result<TcpStream, Problem> {
+    let Some(protocol) = app.config.starttls.filter(|_| app.tls.is_some()) else { return Ok(tcp) };
+    let speaking = starttls::serve(protocol, tcp, &app.config.edge_name);
+    timeout(app.config.handshake, speaking).await.unwrap_or(Err(Problem::Ended))
+}
+
 impl Story {
     fn begin(arrival: &Arrival, session: Session, local: SocketAddr) -> Story {
         Story::new(arrival.app.clone(), arrival.shared.clone(), session, local, arrival.offset)
@@ -194,7 +214,7 @@ impl Story {
         if let Some(failure) = ending.failure {
             passage.fail(failure);
         }
-        facts::learn_end(&mut passage, &app, &shared.site, ending);
+        facts::learn_end(&mut passage, &app, &shared.site, ending, out > 0 || into > 0);
         passage.finish(ending.disposition);
     }
 
@@ -207,6 +227,16 @@ impl Story {
         if let Err(ending) = self.ask(Destination::Client) {
             return reset(&tcp, ending);
         }
+        if self.app.config.starttls == Some(Protocol::Mysql) {
+            return self.mysql(tcp, candidates).await;
+        }
+        let tcp = match clear_part(&self.app.clone(), tcp).await {
+            Ok(tcp) => tcp,
+            Err(problem) => {
+                self.bad_handshake();
+                return enforce::no_tls(Side::Client, &problem);
+            }
+        };
         let client = match self.handshake(tcp).await {
             Ok(client) => client,
             Err(ending) => return ending,
@@ -303,6 +333,13 @@ impl Story {
             Ok(opened) => opened,
             Err(ending) => return reset(client.tcp(), ending),
         };
+        let greeting = std::mem::take(&mut opened.greeting);
+        if !greeting.is_empty() {
+            if let Err(error) = client.write_all(&greeting).await {
+                return reset_both(&client, &opened, enforce::side_failed(Side::Client, &error));
+            }
+            self.seat.into.fetch_add(greeting.len() as u64, std::sync::atomic::Ordering::Relaxed);
+        }
         if is_silent {
             match self.greet(&mut client, &mut opened, &mut first).await {
                 Ok(()) => {}
@@ -311,6 +348,11 @@ impl Story {
         }
         // Where no rule waits for facts of the flow, nothing needs to be asked while it lasts.
         let asks_again = self.passage.is_waiting();
+        self.flow(client, opened, first, asks_again).await
+    }
+
+    /// Station `flow`: leave for the relay, and the relay.
+    async fn flow(&mut self, client: ClientLeg, opened: Opened, first: Vec<u8>, asks_again: bool) -> Ending {
         facts::learn_flow(&mut self.passage, &self.seat, 0);
         match self.ask(Destination::Client) {
             Ok(permit) => self.relay(permit, client, opened, first, asks_again).await,
@@ -352,6 +394,12 @@ impl Story {
 
     /// Station `first_bytes`: what the client speaks, and whether that may pass.
     fn judge(&mut self, protocol: &'static str, detection: &Detection) -> Step<Permit> {
+        // Who has spoken a protocol up to the start of TLS speaks it inside too, where the words are not telling.
+        let protocol = match (self.app.config.starttls, protocol) {
+            (Some(spoken), "unknown") => spoken.as_str(),
+            (Some(Protocol::Ftp), "pop3") => "ftp",
+            _ => protocol,
+        };
         self.passage.learn(FieldId::DetectedProtocol, Value::word(protocol));
         if let Detection::Tls(hello) = detection {
             facts::learn_hello(&mut self.passage, hello);
@@ -374,10 +422,12 @@ impl Story {
             facts::learn_origin(&mut self.passage, &app, &origin, self.offset);
             let socket = origin.socket(self.offset);
             let host = self.origin_host(&origin);
-            let permit = self.ask(Destination::Upstream { host, port: socket.port(), addresses: vec![socket.ip()] })?;
+            let permit =
+                self.ask(Destination::Upstream { host: host.clone(), port: socket.port(), addresses: vec![socket.ip()] })?;
             let place = origin.enter();
             let announcement = self.announcement();
-            let connecting = connect_announced(permit, self.security(), &app.connector, &announcement);
+            let security = if app.config.starttls.is_some() { Security::Plain } else { self.security() };
+            let connecting = connect_announced(permit, security, &app.connector, &announcement);
             let outcome = tokio::select! {
                 outcome = timeout_at(deadline, connecting) => outcome.unwrap_or(Err(net::Error::Deadline)),
                 () = self.seat.cut() => return Err(cut()),
@@ -388,11 +438,13 @@ impl Story {
             }
             match outcome {
                 Ok(upstream) => {
+                    self.seat.goes_to(upstream.peer);
+                    let ready = timeout_at(deadline, self.ready(upstream, &host)).await;
+                    let (upstream, greeting) = ready.unwrap_or(Err(enforce::no_tls(Side::Origin, &Problem::Ended)))?;
                     if let Some(tls) = &upstream.tls {
                         facts::learn_origin_tls(&mut self.passage, tls);
                     }
-                    self.seat.goes_to(upstream.peer);
-                    return Ok(Opened { leg: OriginLeg(upstream.stream), _place: place });
+                    return Ok(Opened { leg: OriginLeg(upstream.stream), greeting, host, _place: place });
                 }
                 Err(error) => {
                     count(Counter::OriginFailures);
@@ -402,6 +454,80 @@ impl Story {
             }
         }
         Err(last)
+    }
+
+    /// Where TLS begins inside the protocol: TLS with the origin, or its greeting heard in place of a client that had one.
+    async fn ready(&mut self, mut upstream: Upstream, host: &Arc<str>) -> Step<(Upstream, Vec<u8>)> {
+        let app = self.app.clone();
+        let Some(protocol) = app.config.starttls.filter(|protocol| *protocol != Protocol::Mysql) else {
+            return Ok((upstream, Vec::new()));
+        };
+        let UpstreamStream::Plain(tcp) = upstream.stream else { return Ok((upstream, Vec::new())) };
+        let no_tls = |problem| enforce::no_tls(Side::Origin, &problem);
+        if app.config.tls == TlsMode::Flexible {
+            let tcp = starttls::skip_greeting(protocol, tcp).await.map_err(no_tls)?;
+            upstream.stream = UpstreamStream::Plain(tcp);
+            return Ok((upstream, Vec::new()));
+        }
+        let (tcp, greeting) = starttls::ask(protocol, tcp, &app.config.edge_name, host).await.map_err(no_tls)?;
+        upstream.stream = UpstreamStream::Plain(tcp);
+        let upstream = self.secured(upstream, host).await?;
+        Ok((upstream, if app.config.clear_clients { greeting } else { Vec::new() }))
+    }
+
+    async fn secured(&mut self, upstream: Upstream, host: &str) -> Step<Upstream> {
+        let app = self.app.clone();
+        secure(upstream, host, self.security(), &app.connector).await.map_err(|error| {
+            count(Counter::OriginFailures);
+            facts::learn_origin_problem(&mut self.passage, &error);
+            enforce::origin_failed(&error)
+        })
+    }
+
+    /// A login to MySQL, whose TLS begins behind the origin's greeting.
+    async fn mysql(&mut self, tcp: TcpStream, candidates: Vec<Arc<Origin>>) -> Ending {
+        let opened = match self.open(candidates).await {
+            Ok(opened) => opened,
+            Err(ending) => return reset(&tcp, ending),
+        };
+        let limit = self.app.config.handshake;
+        let login = timeout(limit, self.mysql_login(tcp, opened)).await;
+        match login.unwrap_or(Err(enforce::no_tls(Side::Client, &Problem::Ended))) {
+            Ok((client, opened)) => {
+                let asks_again = self.passage.is_waiting();
+                self.flow(client, opened, Vec::new(), asks_again).await
+            }
+            Err(ending) => ending,
+        }
+    }
+
+    async fn mysql_login(&mut self, tcp: TcpStream, mut opened: Opened) -> Step<(ClientLeg, Opened)> {
+        let by_client = |problem| enforce::no_tls(Side::Client, &problem);
+        let by_origin = |problem| enforce::no_tls(Side::Origin, &problem);
+        let (greeting, offers_tls) = mysql::greeting(&mut opened.leg).await.map_err(by_origin)?;
+        if !self.app.config.clear_clients {
+            let tcp = mysql::serve(tcp, greeting).await.map_err(by_client)?;
+            self.judge("mysql", &Detection::Unknown).map(drop)?;
+            let mut client = self.handshake(tcp).await?;
+            let carried = mysql::login(&mut client, &mut opened.leg, None, mysql::Secure::Client).await;
+            return carried.map_err(by_client).map(|()| (client, opened));
+        }
+        if !offers_tls {
+            return Err(by_origin(Problem::NoTls));
+        }
+        let mut client = ClientLeg::Plain(tcp);
+        let answer = mysql::serve_clear(&mut client, greeting).await.map_err(by_client)?;
+        self.judge("mysql", &Detection::Unknown).map(drop)?;
+        mysql::ask(&mut opened.leg, &answer).await.map_err(by_origin)?;
+        let Opened { leg: OriginLeg(stream), greeting, host, _place } = opened;
+        let peer = client.tcp().peer_addr().unwrap_or(self.client);
+        let upstream = self.secured(Upstream { stream, peer, tls: None, obligations: Vec::new() }, &host).await?;
+        if let Some(tls) = &upstream.tls {
+            facts::learn_origin_tls(&mut self.passage, tls);
+        }
+        let mut opened = Opened { leg: OriginLeg(upstream.stream), greeting, host, _place };
+        let carried = mysql::login(&mut client, &mut opened.leg, Some(answer), mysql::Secure::Origin).await;
+        carried.map_err(by_client).map(|()| (client, opened))
     }
 
     fn origin_host(&self, origin: &Origin) -> Arc<str> {

@@ -13,6 +13,7 @@ use serde::{Deserialize, Serialize};
 use crate::Error;
 use crate::detect::PROTOCOLS;
 use crate::ports::Ports;
+use crate::starttls::{self, Protocol};
 
 /// Listeners of all apps together: each holds a descriptor and a task.
 const LISTENERS_MAX: usize = 4096;
@@ -112,6 +113,11 @@ pub struct AppSpec {
     /// Where TLS ends (SP-07).
     pub tls: TlsMode,
     pub tls_settings: TlsSpec,
+    /// The protocol inside which TLS begins: `smtp`, `imap`, `pop3`, `ftp`, `ldap`, `postgres`, `mysql`, `xmpp`. Empty where it
+    /// begins at once.
+    pub starttls: String,
+    /// With `full` or `strict`: clients are spoken to in the clear, and only the origin with TLS.
+    pub danger_clear_clients: bool,
     /// Protocols that the client may speak, by their detected names; none is any. `unknown` is what is not recognised.
     pub expects: Vec<String>,
     /// How long a client may stay silent before the origin is opened for it, so that a server can speak first. Not one byte of
@@ -208,6 +214,10 @@ pub(crate) struct AppConfig {
     pub(crate) tls: TlsMode,
     pub(crate) tls_settings: TlsSpec,
     pub(crate) minted_names: Vec<LeafHost>,
+    pub(crate) starttls: Option<Protocol>,
+    pub(crate) clear_clients: bool,
+    /// What the gate calls itself in the clear.
+    pub(crate) edge_name: String,
     pub(crate) expects: Vec<String>,
     pub(crate) hold: Duration,
     pub(crate) first_bytes: Duration,
@@ -251,6 +261,8 @@ impl Default for AppSpec {
             proxy_protocol_from: Vec::new(),
             tls: TlsMode::default(),
             tls_settings: TlsSpec::default(),
+            starttls: String::new(),
+            danger_clear_clients: false,
             expects: Vec::new(),
             first_bytes_hold_ms: HOLD_MS_DEFAULT,
             first_bytes_seconds: 5,
@@ -387,6 +399,7 @@ impl AppConfig {
         if let Some(wrong) = spec.expects.iter().find(|name| !PROTOCOLS.contains(&name.as_str())) {
             return Err(refuse("expects", format!("`{wrong}` is not one of {}", PROTOCOLS.join(", "))));
         }
+        let edge_name = spec.tls_settings.names.first().cloned().unwrap_or_else(|| "localhost".to_owned());
         let minted_names = tls(&spec).map_err(|(field, reason)| refuse(field, reason))?;
         Ok(AppConfig {
             name: Arc::from(spec.name.as_str()),
@@ -401,6 +414,9 @@ impl AppConfig {
             tls: spec.tls,
             tls_settings: spec.tls_settings,
             minted_names,
+            starttls: Protocol::named(&spec.starttls),
+            clear_clients: spec.danger_clear_clients,
+            edge_name,
             expects: spec.expects,
             hold: Duration::from_millis(spec.first_bytes_hold_ms),
             first_bytes: Duration::from_secs(spec.first_bytes_seconds),
@@ -422,7 +438,8 @@ fn tls(spec: &AppSpec) -> Result<Vec<LeafHost>, Complaint> {
     if let Some(wrong) = settings.alpn.iter().find(|name| name.is_empty() || name.len() > 255) {
         return Err(("tls_settings.alpn", format!("`{wrong}` is not 1 to 255 bytes")));
     }
-    if spec.tls == TlsMode::Off || !settings.certificates.is_empty() {
+    check_starttls(spec)?;
+    if spec.tls == TlsMode::Off || spec.danger_clear_clients || !settings.certificates.is_empty() {
         return Ok(Vec::new());
     }
     if settings.names.is_empty() {
@@ -431,6 +448,28 @@ fn tls(spec: &AppSpec) -> Result<Vec<LeafHost>, Complaint> {
     }
     let parse = |name: &String| LeafHost::parse(name).map_err(|_| ("tls_settings.names", format!("`{name}` is no host")));
     settings.names.iter().map(parse).collect()
+}
+
+fn check_starttls(spec: &AppSpec) -> Result<(), Complaint> {
+    let reaches_origin = matches!(spec.tls, TlsMode::Full | TlsMode::Strict);
+    if spec.danger_clear_clients && !reaches_origin {
+        return Err(("danger_clear_clients", "goes with tls = \"full\" or \"strict\"".to_owned()));
+    }
+    let Some(protocol) = Protocol::named(&spec.starttls) else {
+        return match spec.starttls.is_empty() {
+            true => Ok(()),
+            false => Err(("starttls", format!("`{}` is not one of {}", spec.starttls, starttls::PROTOCOLS.join(", ")))),
+        };
+    };
+    if spec.tls == TlsMode::Off {
+        return Err(("starttls", "goes with tls = \"flexible\", \"full\" or \"strict\"".to_owned()));
+    }
+    let asks_clients = spec.tls_settings.client_authorities.is_some();
+    if protocol == Protocol::Mysql && (asks_clients || (reaches_origin && !spec.danger_clear_clients)) {
+        let reason = "mysql has TLS on one side, without client certificates: flexible, or danger_clear_clients";
+        return Err(("starttls", reason.to_owned()));
+    }
+    Ok(())
 }
 
 fn origins(spec: &AppSpec, edge: Ports) -> Result<OriginsConfig, Complaint> {
@@ -533,6 +572,10 @@ mod tests {
             ("origin_direct = [\"tcp://192.0.2.1:22\"]\nidle_seconds = 0", "idle_seconds: 1 to"),
             ("origin_direct = [\"tcp://192.0.2.1:22\"]\ntls = \"flexible\"", "tls_settings.certificates: name certificates"),
             ("origin_direct = [\"tcp://192.0.2.1:22\"]\ntls_settings = { minimum_version = \"1.1\" }", "`1.1` is not 1.2 or 1.3"),
+            ("origin_direct = [\"tcp://192.0.2.1:22\"]\nstarttls = \"gopher\"", "starttls: `gopher` is not one of"),
+            ("origin_direct = [\"tcp://192.0.2.1:22\"]\nstarttls = \"smtp\"", "starttls: goes with tls"),
+            ("origin_direct = [\"tcp://192.0.2.1:22\"]\ndanger_clear_clients = true", "danger_clear_clients: goes with"),
+            ("origin_direct = [\"tcp://192.0.2.1:22\"]\ntls = \"full\"\nstarttls = \"mysql\"", "mysql has TLS on one side"),
             ("orgin_direct = []", "unknown field `orgin_direct`"),
             ("[[app.origin]]\nurl = \"tcp://192.0.2.1:22\"\nweight = 0", "origin.weight: 1 to"),
         ] {

@@ -76,7 +76,7 @@ impl ResolvesServerCert for ByName {
 impl AppTls {
     /// None where the app passes TLS through.
     pub(crate) fn new(app: &AppConfig, minter: &Arc<Minter>) -> Result<Option<AppTls>, Error> {
-        if app.tls == TlsMode::Off {
+        if app.tls == TlsMode::Off || app.clear_clients {
             return Ok(None);
         }
         let state = ArcSwap::from_pointee(build(app, minter)?);
@@ -283,5 +283,48 @@ impl AsyncWrite for OriginLeg {
 
     fn poll_shutdown(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
         Pin::new(&mut self.get_mut().0).poll_shutdown(context)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use net::authority::Authority;
+
+    use super::*;
+    use crate::spec::{AppSpec, CertificateSpec, L4GateConfig, L4GateSpec, TlsSpec};
+
+    fn write(folder: &Path, name: &str) {
+        let made = rcgen::generate_simple_self_signed([name.to_owned()]).unwrap();
+        std::fs::write(folder.join("leaf.pem"), made.cert.pem()).unwrap();
+        std::fs::write(folder.join("leaf.key"), made.signing_key.serialize_pem()).unwrap();
+    }
+
+    /// Files are taken in when they change; what cannot be used changes nothing.
+    #[test]
+    fn changed_certificates_are_taken_in() {
+        let folder = tempfile::tempdir().unwrap();
+        let authority = Arc::new(Authority::load_or_create(&folder.path().join("ca"), "Test", SystemTime::now()).unwrap());
+        let minter = Arc::new(Minter::new(authority).unwrap());
+        write(folder.path(), "first.example");
+        let pair = CertificateSpec { certificate: folder.path().join("leaf.pem"), key: folder.path().join("leaf.key") };
+        let app = AppSpec {
+            name: "svc".to_owned(),
+            protocol: "tcp/1".to_owned(),
+            edge_ips: vec!["127.0.0.1".parse().unwrap()],
+            origin_direct: vec!["tcp://127.0.0.1:2".to_owned()],
+            tls: TlsMode::Flexible,
+            tls_settings: TlsSpec { certificates: vec![pair], ..TlsSpec::default() },
+            ..AppSpec::default()
+        };
+        let config = L4GateConfig::resolve(L4GateSpec { apps: vec![app], ..L4GateSpec::default() }).unwrap();
+        let tls = AppTls::new(&config.apps[0], &minter).unwrap().unwrap();
+        assert!(tls.knows("first.example") && !tls.knows("second.example"));
+        // A longer name, so that the length tells where the time of change is too coarse.
+        write(folder.path(), "second-and-longer.example");
+        tls.refresh();
+        assert!(!tls.knows("first.example") && tls.knows("second-and-longer.example"));
+        std::fs::write(folder.path().join("leaf.pem"), "no certificate").unwrap();
+        tls.refresh();
+        assert!(tls.knows("second-and-longer.example"));
     }
 }

@@ -6,3 +6,8 @@ use testkit::replay;
 fn first_bytes() {
     replay("first_bytes", gate_l4::fuzz::first_bytes);
 }
+
+#[test]
+fn starttls() {
+    replay("starttls", gate_l4::fuzz::starttls);
+}

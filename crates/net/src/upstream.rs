@@ -116,6 +116,20 @@ pub async fn connect_announced(
     open(destination, obligations, security, connector, announcement).await
 }
 
+/// Begins TLS on a connection that was opened in the clear, where the protocol has agreed on it (STARTTLS). The caller holds
+/// the deadline.
+pub async fn secure(upstream: Upstream, host: &str, security: Security, connector: &Connector) -> Result<Upstream, Error> {
+    let host = LeafHost::parse(host)?;
+    let (alpn, handling) = match security {
+        Security::Plain => return Ok(upstream),
+        Security::Tls(alpn) => (alpn, handling(&upstream.obligations)),
+        Security::DangerUnverified(alpn) => (alpn, CertificateHandling::DangerPassThrough),
+    };
+    let UpstreamStream::Plain(stream) = upstream.stream else { return Ok(upstream) };
+    let (stream, tls) = handshake(stream, &host, alpn, handling, &connector.trust).await?;
+    Ok(Upstream { stream, tls, ..upstream })
+}
+
 /// Whether anything accepts connections there. It carries nobody's traffic, so it needs no permit: the connection is closed
 /// before a byte is sent. For addresses that the operator has named as origins.
 pub async fn probe(address: SocketAddr, limit: Duration) -> std::io::Result<()> {
