@@ -1,6 +1,8 @@
 //! `sekisho demo`: the whole story without internet. It starts this program on free ports in a temporary folder, an origin
 //! of its own beside it, plays a user, and prints each claim with its evidence. It exits non-zero if one does not hold.
 
+mod service;
+
 use std::io::Write;
 use std::net::SocketAddr;
 use std::path::Path;
@@ -62,6 +64,10 @@ struct Stage {
     proxy: SocketAddr,
     dns: SocketAddr,
     origin: SocketAddr,
+    /// Where the plaintext service is offered.
+    service: SocketAddr,
+    /// The installation's certificate.
+    ca: std::path::PathBuf,
     token: String,
 }
 
@@ -85,12 +91,15 @@ async fn tell() -> Result<Vec<Claim>> {
     let folder = tempfile::tempdir()?;
     let token = checkpoint::token_of(&random_secret()?);
     let origin = start_origin().await?;
-    let (_program, ready) = start_program(folder.path()).await?;
+    let behind = service::start().await?;
+    let (_program, ready) = start_program(folder.path(), behind).await?;
     let stage = Stage {
         data: folder.path().join("data"),
         proxy: listener(&ready, "web", &["http", "proxy"])?,
         dns: listener(&ready, "dns", &["udp"])?,
         origin,
+        service: listener(&ready, "l4", &["tcp"])?,
+        ca: ready["ca"].as_str().context("ready file without a CA")?.into(),
         token,
     };
     apply_policy(&stage).await?;
@@ -100,6 +109,7 @@ async fn tell() -> Result<Vec<Claim>> {
     claims.push(c2_name_is_sinkholed(&stage).await?);
     claims.push(rule_is_explained(&stage).await?);
     claims.push(record_names_the_user(&stage, sha256.as_deref()).await?);
+    claims.push(service::gets_tls(&stage).await?);
     Ok(claims)
 }
 
@@ -148,12 +158,13 @@ async fn start_origin() -> Result<SocketAddr> {
     Ok(address)
 }
 
-async fn start_program(folder: &Path) -> Result<(Program, Json)> {
+async fn start_program(folder: &Path, service: SocketAddr) -> Result<(Program, Json)> {
     let ready = folder.join("ready.json");
     let log = std::fs::File::create(folder.join("log"))?;
     let config = folder.join("sekisho.toml");
     // The demo's own origin is on this machine, where a proxy does not go unless it is told to.
-    std::fs::write(&config, "[upstream]\ndanger_exempt = [\"127.0.0.0/8\"]\n")?;
+    let upstream = "[upstream]\ndanger_exempt = [\"127.0.0.0/8\"]\n";
+    std::fs::write(&config, format!("{upstream}{}", service::app(service)))?;
     let child = Command::new(std::env::current_exe()?)
         .arg("--data")
         .arg(folder.join("data"))
