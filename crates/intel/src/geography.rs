@@ -68,6 +68,11 @@ impl Geography {
         found.decode::<System>().ok().flatten()?.autonomous_system_number
     }
 
+    /// Whether there is a file.
+    pub fn is_open(&self) -> bool {
+        self.0.is_some()
+    }
+
     /// Allocates nothing.
     pub fn place(&self, ip: IpAddr) -> Place<'_> {
         let record = self

@@ -193,6 +193,11 @@ impl Snapshot {
         self.0.geography.system(ip)
     }
 
+    /// Whether [`Snapshot::place`] can tell anything.
+    pub fn knows_places(&self) -> bool {
+        self.0.geography.is_open()
+    }
+
     /// The application that accepts only its maker's own certificates at this host, if one does.
     pub fn pinned(&self, host: &str) -> Option<&Arc<str>> {
         model::name::parents(host).find_map(|name| self.0.pinned.get(name))

@@ -25,6 +25,7 @@ mod permit;
 mod schedule;
 mod set;
 mod snapshot;
+mod standing;
 
 pub use document::Document;
 pub use error::{Error, Place, Position, Problem, Warning, WarningKind, nearest, with_near_key};
@@ -33,3 +34,4 @@ pub use filter::Filter;
 pub use matrix::{MATRIX, NOT_CARRIED_OUT, Pair, SERVED, permits_station};
 pub use permit::{Context, Permit, Refusal};
 pub use snapshot::{Decision, Policy, RuleId};
+pub use standing::Standing;

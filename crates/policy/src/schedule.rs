@@ -43,6 +43,14 @@ impl Validity {
         self.schedule.is_none() && self.expires.is_none()
     }
 
+    pub(crate) fn has_hours(&self) -> bool {
+        self.schedule.is_some()
+    }
+
+    pub(crate) fn expires(&self) -> Option<Timestamp> {
+        self.expires
+    }
+
     pub(crate) fn has_expired(&self, now: Timestamp) -> bool {
         self.expires.is_some_and(|expires| expires <= now)
     }

@@ -112,6 +112,10 @@ impl Policy {
         Policy::of(Rules::default())
     }
 
+    pub(crate) fn rules(&self) -> &Arc<Rules> {
+        &self.rules
+    }
+
     pub fn revision(&self) -> i64 {
         self.revision
     }
