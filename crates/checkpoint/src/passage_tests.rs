@@ -5,7 +5,7 @@
 use std::net::SocketAddr;
 
 use inspect::Inspector;
-use model::Transport;
+use model::{Gate, Text, Transport};
 
 use super::*;
 use crate::Settings;

@@ -70,7 +70,7 @@ impl Geography {
 
     /// Whether there is a file.
     pub fn is_open(&self) -> bool {
-        self.0.is_some()
+        self.places.is_some()
     }
 
     /// Allocates nothing.

@@ -3,7 +3,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::{Facts, Gate, Timestamp};
+use crate::{Facts, Gate, Repeat, Timestamp};
 
 /// `node << 48 | sequence`, unique over all nodes of one installation and rising on each.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
@@ -50,6 +50,11 @@ pub struct Event {
 /// Where final events go. It never blocks: what it cannot keep it counts, and says so with a gap event.
 pub trait Recorder: Send + Sync {
     fn record(&self, event: Event);
+
+    /// The same for events that follow patterns. A recorder that gains nothing by that takes them as whole ones.
+    fn record_repeats(&self, repeats: Vec<Repeat>) {
+        repeats.iter().for_each(|repeat| self.record(repeat.event()));
+    }
 }
 
 impl Class {

@@ -15,6 +15,14 @@ pub struct SessionId(pub u64);
 #[serde(transparent)]
 pub struct TransactionId(pub u64);
 
+impl TransactionId {
+    /// Sixteen hexadecimal digits, as block pages and the record show the number.
+    pub fn text(self) -> Text {
+        let digit = |place: u32| char::from_digit((self.0 >> (60 - 4 * place)) as u32 & 0xf, 16);
+        (0..16).filter_map(digit).collect()
+    }
+}
+
 /// How the client reached the gate.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
