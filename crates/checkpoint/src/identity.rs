@@ -10,7 +10,7 @@ use std::net::IpAddr;
 use std::sync::Arc;
 
 use ipnet::IpNet;
-use model::{Group, Identity, Text, Timestamp, Transport};
+use model::{Group, Identity, Session, Text, Timestamp, Transport};
 use policy::document::{Document, Ecs, Endpoint, Endpoints};
 use sha2::{Digest, Sha256};
 
@@ -87,6 +87,11 @@ pub struct Location {
 }
 
 impl Location {
+    /// Whether it matters here which way a client comes.
+    pub fn has_endpoints(&self) -> bool {
+        !self.endpoints.is_empty()
+    }
+
     /// Why a client that comes this way is refused here, as the record says it (ON-01, ON-05).
     pub fn refusal(&self, transport: Transport, client: IpAddr, has_token: bool) -> Option<&'static str> {
         if self.endpoints.is_empty() {
@@ -253,6 +258,28 @@ impl Directory {
                 self.by_network.iter().find(|(network, _)| network.contains(&client)).map(|(_, location)| location.clone())
             }
         }
+    }
+}
+
+/// The location that a network has in one directory, by its place in it; none where a client is in no location.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Whereabouts(Option<usize>);
+
+impl Directory {
+    pub(crate) fn whereabouts(&self, client: IpAddr) -> Whereabouts {
+        Whereabouts(self.by_network.iter().position(|(network, _)| network.contains(&client)))
+    }
+
+    /// Whether a session is one of this location: by its name and, where it has a user, by that very user.
+    pub(crate) fn is_at(&self, whereabouts: Whereabouts, session: &Session) -> bool {
+        let location = whereabouts.0.and_then(|place| self.by_network.get(place)).map(|(_, location)| location);
+        let name = location.map(|location| location.name.as_str()).unwrap_or_default();
+        let is_same_user = match (location.and_then(|location| location.identity.as_ref()), &session.identity) {
+            (Some(located), Some(identity)) => Arc::ptr_eq(located, identity),
+            (None, None) => true,
+            _ => false,
+        };
+        session.location == name && is_same_user
     }
 }
 

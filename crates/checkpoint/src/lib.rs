@@ -12,6 +12,7 @@ mod identity;
 mod passage;
 mod password;
 mod privacy;
+mod round;
 mod settings;
 #[cfg(feature = "testing")]
 pub mod testing;
@@ -26,7 +27,9 @@ use std::time::{Duration, SystemTime};
 
 use arc_swap::ArcSwap;
 use identity::PasswordQuestion;
-use model::{FieldId, Identity, Recorder, Session, SessionId, Station, Timestamp, Value};
+use model::{FieldId, Gate, Identity, Recorder, Session, SessionId, Station, Timestamp, Value};
+
+use self::round::Followers;
 
 pub use counts::counts;
 pub use identity::{
@@ -35,8 +38,9 @@ pub use identity::{
 pub use passage::Passage;
 pub use password::password_hash;
 pub use policy::document::Ecs;
-pub use policy::{Context, Permit, Refusal};
+pub use policy::{Context, Permit, Refusal, Standing};
 pub use privacy::{LogPrivacy, PrivacyRule};
+pub use round::{Followed, Precedent, Round};
 pub use scan::Verdict as ScanVerdict;
 pub use settings::{FailureMode, Settings};
 
@@ -87,6 +91,30 @@ struct State {
     knowledge: intel::Snapshot,
     directory: Arc<Directory>,
     settings: Settings,
+    /// How many states there were before. No two states of a checkpoint have the same number.
+    generation: u64,
+    /// By gate, who may follow a transaction.
+    followers: [Followers; Gate::ALL.len()],
+}
+
+impl State {
+    fn new(policy: policy::Policy, knowledge: intel::Snapshot, settings: Settings) -> State {
+        let directory = Arc::new(Directory::from_document(policy.document()));
+        State { policy, knowledge, directory, settings, generation: 0, followers: [Followers::Nobody; Gate::ALL.len()] }.next(0)
+    }
+
+    /// The state after a change.
+    fn next(mut self, generation: u64) -> State {
+        self.generation = generation;
+        for (gate, followers) in Gate::ALL.iter().zip(&mut self.followers) {
+            *followers = Followers::of(&self.policy, &self.knowledge, *gate);
+        }
+        self
+    }
+
+    fn followers(&self, gate: Gate) -> Followers {
+        Gate::ALL.iter().zip(&self.followers).find(|(of, _)| **of == gate).map_or(Followers::Nobody, |(_, followers)| *followers)
+    }
 }
 
 impl Checkpoint {
@@ -113,9 +141,8 @@ impl Checkpoint {
         first_transaction: u64,
         clock: Clock,
     ) -> Checkpoint {
-        let directory = Arc::new(Directory::from_document(policy.document()));
         Checkpoint(Arc::new(Inner {
-            state: ArcSwap::from_pointee(State { policy, knowledge, directory, settings }),
+            state: ArcSwap::from_pointee(State::new(policy, knowledge, settings)),
             recorder,
             scanner,
             clock,
@@ -128,17 +155,21 @@ impl Checkpoint {
     /// Swaps the policy in. Transactions that have begun end by the policy that they began with.
     pub fn publish_policy(&self, policy: policy::Policy) {
         let directory = Arc::new(Directory::from_document(policy.document()));
-        self.0.state.rcu(|state| State { policy: policy.clone(), directory: directory.clone(), ..State::clone(state) });
+        self.change(|state| State { policy: policy.clone(), directory: directory.clone(), ..state });
     }
 
     /// Swaps in what is known of names, addresses and files.
     pub fn publish_knowledge(&self, knowledge: intel::Snapshot) {
-        self.0.state.rcu(|state| State { knowledge: knowledge.clone(), ..State::clone(state) });
+        self.change(|state| State { knowledge: knowledge.clone(), ..state });
     }
 
     /// Swaps in other settings.
     pub fn publish_settings(&self, settings: Settings) {
-        self.0.state.rcu(|state| State { settings: settings.clone(), ..State::clone(state) });
+        self.change(|state| State { settings: settings.clone(), ..state });
+    }
+
+    fn change(&self, change: impl Fn(State) -> State) {
+        self.0.state.rcu(|state| change(State::clone(state)).next(state.generation + 1));
     }
 
     /// The user whom this credential proves, or why it proves nobody.
@@ -194,6 +225,11 @@ impl Checkpoint {
         Passage::begin(self.clone(), self.0.state.load_full(), session, Some(moment))
     }
 
+    /// Begins the transactions that a gate has taken at one moment, at most so many of them.
+    pub fn round(&self, moment: Timestamp, transactions_max: usize) -> Round<'_> {
+        Round::new(self, moment, transactions_max)
+    }
+
     /// The user with this address, as `explain` needs one; it proves nothing and so never leads to a permit.
     pub fn user(&self, email: &str) -> Option<Arc<Identity>> {
         self.0.state.load().directory.user(email)
@@ -237,5 +273,10 @@ impl Checkpoint {
 
     fn next_transaction(&self) -> u64 {
         self.0.transactions.fetch_add(1, Ordering::Relaxed)
+    }
+
+    fn next_transactions(&self, count: u64) -> std::ops::Range<u64> {
+        let first = self.0.transactions.fetch_add(count, Ordering::Relaxed);
+        first..first.saturating_add(count)
     }
 }

@@ -18,7 +18,7 @@ use sha2::Digest as _;
 use self::facts::connection_facts;
 pub(crate) use self::facts::host_knowledge;
 use crate::privacy::{keep, redact};
-use crate::{Checkpoint, FailureMode, State};
+use crate::{Checkpoint, FailureMode, Precedent, Standing, State};
 
 /// Findings of one transaction that are kept; an inspector that finds more is describing noise.
 const FINDINGS_MAX: usize = 32;
@@ -314,6 +314,30 @@ impl Passage {
         self.record(disposition);
     }
 
+    /// What others may follow of a permit that this transaction was given: the same leave again.
+    pub fn leave(&self, permit: &Permit) -> Option<Standing> {
+        self.state.policy.standing(permit, self.facts.gate(), self.moment?)
+    }
+
+    /// Ends the transaction as [`Passage::finish`] does, and gives what others may follow: none where it has waited, failed or
+    /// been stopped by the checkpoint itself. `leave` is that for the act that ended it, and none where it was refused.
+    pub fn finish_for_others(
+        mut self,
+        disposition: Disposition,
+        session: &Session,
+        leave: Option<Standing>,
+    ) -> Option<Precedent> {
+        let is_plain = self.moment.is_some() && self.failure.is_none() && self.stopped.is_none() && !self.is_recorded;
+        if !is_plain {
+            self.record(disposition);
+            return None;
+        }
+        let event = self.event(disposition);
+        let precedent = Precedent::of(&self.state, session, &event, disposition, leave);
+        self.checkpoint.0.recorder.record(event);
+        precedent
+    }
+
     fn answered(&mut self, question: Question, decision: Decision) {
         let Some(answer) = self.state.policy.answer(question, decision) else { return };
         match self.verdict.answers.iter_mut().find(|answer| answer.question == question) {
@@ -334,9 +358,15 @@ impl Passage {
     }
 
     fn record(&mut self, disposition: Disposition) {
-        if std::mem::replace(&mut self.is_recorded, true) {
-            return;
+        if !self.is_recorded {
+            let event = self.event(disposition);
+            self.checkpoint.0.recorder.record(event);
         }
+    }
+
+    /// The final event, for whoever records it now: there is no other.
+    fn event(&mut self, disposition: Disposition) -> Event {
+        self.is_recorded = true;
         crate::counts::count(self.facts.gate(), disposition);
         let kept = match self.facts.get(FieldId::GroupNames) {
             Some(Value::Texts(names)) => keep(&self.state.settings.privacy, names),
@@ -345,8 +375,7 @@ impl Passage {
         self.record_facts(disposition);
         redact(&mut self.facts, kept);
         let facts = self.facts.take();
-        let event = Event { id: EventId(0), time: self.began, class: Class::of(facts.gate()), facts };
-        self.checkpoint.0.recorder.record(event);
+        Event { id: EventId(0), time: self.began, class: Class::of(facts.gate()), facts }
     }
 
     fn record_facts(&mut self, disposition: Disposition) {

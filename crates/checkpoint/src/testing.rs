@@ -2,17 +2,18 @@
 
 use std::fs::File;
 use std::io::Read;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use model::{Event, Recorder};
+use model::{Event, Recorder, Repeat};
 use policy::document::Document;
 
 use crate::{Checkpoint, Scanner, Scanning, Settings};
 
-/// Keeps every event in memory.
+/// Keeps every event in memory, and how many of them followed another.
 #[derive(Default)]
-pub struct Memory(Mutex<Vec<Event>>);
+pub struct Memory(Mutex<Vec<Event>>, AtomicUsize);
 
 /// Scans on the caller's thread with the built-in engines, and knows a file again.
 pub struct InProcess {
@@ -37,6 +38,11 @@ pub struct Harness {
 impl Recorder for Memory {
     fn record(&self, event: Event) {
         self.0.lock().unwrap_or_else(PoisonError::into_inner).push(event);
+    }
+
+    fn record_repeats(&self, repeats: Vec<Repeat>) {
+        self.1.fetch_add(repeats.len(), Ordering::Relaxed);
+        repeats.iter().for_each(|repeat| self.record(repeat.event()));
     }
 }
 
@@ -113,6 +119,19 @@ impl Harness {
         let knowledge = intel::Snapshot::empty();
         let checkpoint = Checkpoint::new(policy, knowledge, settings, memory.clone(), Some(scanner), 1);
         Harness { checkpoint, memory }
+    }
+
+    /// Publishes a policy from text.
+    #[expect(clippy::panic, reason = "a test's own policy must compile")]
+    pub fn publish(&self, policy_toml: &str) {
+        let document = Document::from_toml(policy_toml).unwrap_or_else(|e| panic!("policy of the test: {e}"));
+        let (policy, _) = policy::Policy::compile(&document).unwrap_or_else(|e| panic!("policy of the test: {e:?}"));
+        self.checkpoint.publish_policy(policy);
+    }
+
+    /// How many of the events so far followed another.
+    pub fn followed(&self) -> usize {
+        self.memory.1.load(Ordering::Relaxed)
     }
 
     /// Every event recorded so far.

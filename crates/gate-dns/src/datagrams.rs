@@ -82,15 +82,11 @@ impl Batch {
         Ok(self.received)
     }
 
-    /// One of the datagrams and who sent it. None where its sender has no address to answer to.
-    pub(crate) fn datagram(&self, place: usize) -> Option<(SocketAddr, &[u8])> {
+    /// One of the datagrams, who sent it, and room for its reply at the end of those written so far; [`Batch::reply`] makes
+    /// it one. None where its sender has no address to answer to.
+    pub(crate) fn take(&mut self, place: usize) -> Option<(SocketAddr, &[u8], &mut Vec<u8>)> {
         let sender = self.senders.get(place).filter(|_| place < self.received)?;
-        Some((address(sender)?, self.bytes.get(place)?.get(..sender.bytes)?))
-    }
-
-    /// Room for a reply, at the end of those written so far. [`Batch::reply`] makes it one.
-    pub(crate) fn room(&mut self) -> &mut Vec<u8> {
-        &mut self.replies
+        Some((address(sender)?, self.bytes.get(place)?.get(..sender.bytes)?, &mut self.replies))
     }
 
     /// Makes what was written into the room since the last reply the reply to a datagram. Nothing written is no reply.
@@ -184,8 +180,9 @@ mod tests {
         let (mut batch, mut taken) = (Batch::new(), Vec::new());
         while taken.len() < count {
             for place in 0..batch.receive(server).unwrap() {
-                let (client, bytes) = batch.datagram(place).map(|(client, bytes)| (client, bytes.to_vec())).unwrap();
-                batch.room().extend(bytes.iter().rev());
+                let (client, bytes, room) = batch.take(place).unwrap();
+                let bytes = bytes.to_vec();
+                room.extend(bytes.iter().rev());
                 if bytes.first().is_some_and(|byte| byte % 2 == 1) {
                     batch.discard();
                 }
@@ -226,11 +223,11 @@ mod tests {
         client.send_to(&[7; DATAGRAM_BYTES_MAX + 100], server.local_addr().unwrap()).unwrap();
         let mut batch = Batch::new();
         assert_eq!(batch.receive(&server).unwrap(), 1);
-        assert_eq!(batch.datagram(0).map(|(_, bytes)| bytes.len()), Some(DATAGRAM_BYTES_MAX));
-        assert!(batch.datagram(1).is_none());
+        assert_eq!(batch.take(0).map(|(_, bytes, _)| bytes.len()), Some(DATAGRAM_BYTES_MAX));
+        assert!(batch.take(1).is_none());
         server.set_read_timeout(Some(Duration::from_millis(1))).unwrap();
         assert_eq!(batch.receive(&server).unwrap_err().kind(), io::ErrorKind::WouldBlock);
-        assert!(batch.datagram(0).is_none());
+        assert!(batch.take(0).is_none());
     }
 
     /// Port 0 can be sent to by nobody; the reply behind it goes out all the same.
@@ -247,7 +244,7 @@ mod tests {
         // SAFETY: the kernel wrote an address of this family there.
         unsafe { (*name).sin_port = 0 };
         for place in 0..2 {
-            batch.room().push(9);
+            batch.replies.push(9);
             batch.reply(place);
         }
         assert!(batch.send(&server).is_err());

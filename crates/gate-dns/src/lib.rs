@@ -16,6 +16,7 @@ mod facts;
 pub mod fuzz;
 mod json;
 mod limit;
+mod recent;
 mod reply;
 mod resolver;
 mod serve;

@@ -7,7 +7,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::time::Duration;
 
-use checkpoint::Checkpoint;
+use checkpoint::{Checkpoint, Round};
 use model::Transport;
 use net::sockets::Sockets;
 use rustls::ServerConfig;
@@ -22,8 +22,9 @@ use crate::datagrams::Batch;
 use crate::decode::{Decoded, HEADER_BYTES, Query, decode};
 use crate::events::{Counter, DrainCut, Listening, SocketFailed, WorkerPanicked, count, count_many};
 use crate::limit::{ConnectionLimit, RateLimit};
+use crate::recent::{Asked, Recent};
 use crate::resolver::DnsResolver;
-use crate::session::{Moment, Shared, Visit, Waiting};
+use crate::session::{AtOnce, Credentials, Moment, Shared, Visit, Waiting};
 use crate::spec::DnsGateConfig;
 use crate::{Error, doh, stream};
 
@@ -278,10 +279,10 @@ impl Rounds {
 /// question that has to wait gets a task.
 fn take_datagrams(socket: &Arc<UdpSocket>, rounds: &Rounds) {
     let Ok(local) = socket.local_addr() else { return };
-    let mut batch = Batch::new();
+    let (mut batch, mut recent) = (Batch::new(), Recent::new());
     while !rounds.is_stopping() {
         match batch.receive(socket) {
-            Ok(received) => take_batch(socket, rounds, local, &mut batch, received),
+            Ok(received) => take_batch(socket, rounds, local, &mut batch, &mut recent, received),
             Err(error) if matches!(error.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::Interrupted) => {}
             Err(error) => {
                 SocketFailed { protocol: "udp", error: &error }.emit();
@@ -291,44 +292,80 @@ fn take_datagrams(socket: &Arc<UdpSocket>, rounds: &Rounds) {
     }
 }
 
-fn take_batch(socket: &Arc<UdpSocket>, rounds: &Rounds, local: SocketAddr, batch: &mut Batch, received: usize) {
+fn take_batch(
+    socket: &Arc<UdpSocket>,
+    rounds: &Rounds,
+    local: SocketAddr,
+    batch: &mut Batch,
+    recent: &mut Recent,
+    received: usize,
+) {
     count_many(Counter::QueriesUdp, received as u64);
     let moment = Moment::of(&rounds.shared.checkpoint);
+    let mut worker =
+        Worker { socket, rounds, local, moment, round: rounds.shared.checkpoint.round(moment.clock, received), recent };
     for place in 0..received {
         // A panic ends one question, whose event says so, and not the worker: others wait at its socket.
-        let taken = catch_unwind(AssertUnwindSafe(|| take_datagram(socket, rounds, local, moment, batch, place)));
+        let taken = catch_unwind(AssertUnwindSafe(|| worker.take_datagram(batch, place)));
         if taken.is_err() {
             batch.discard();
             WorkerPanicked.emit();
         }
         batch.reply(place);
     }
+    // The record knows of an answer before the client does.
+    drop(worker);
     if let Err(error) = batch.send(socket) {
         tracing::debug!(%error, "answers could not be sent");
     }
 }
 
-fn take_datagram(socket: &Arc<UdpSocket>, rounds: &Rounds, local: SocketAddr, moment: Moment, batch: &mut Batch, place: usize) {
-    let shared = &rounds.shared;
-    let Some((client, bytes)) = batch.datagram(place).filter(|(client, _)| client.port() != 0) else { return };
-    if !shared.limit.admits(client.ip(), moment.instant) {
-        count(Counter::RateLimited);
-        let reply = truncated(bytes);
-        return batch.room().extend(reply.into_iter().flatten());
-    }
-    let visit = || shared.visit_at(client, local, Transport::Udp, None, moment.clock);
-    match decode(bytes) {
-        Decoded::Query(query) => {
-            let visit = visit();
-            if let Some(waiting) = shared.answer_at_once(&visit, &query, moment, batch.room()) {
-                wait_elsewhere(socket, rounds, visit, query, waiting);
+/// What a worker has at hand for the datagrams that came together.
+struct Worker<'w> {
+    socket: &'w Arc<UdpSocket>,
+    rounds: &'w Rounds,
+    local: SocketAddr,
+    moment: Moment,
+    round: Round<'w>,
+    recent: &'w mut Recent,
+}
+
+impl Worker<'_> {
+    fn take_datagram(&mut self, batch: &mut Batch, place: usize) {
+        let shared = &self.rounds.shared;
+        let Some((client, bytes, out)) = batch.take(place).filter(|(client, ..)| client.port() != 0) else { return };
+        if !shared.limit.admits(client.ip(), self.moment.instant) {
+            count(Counter::RateLimited);
+            return out.extend(truncated(bytes).into_iter().flatten());
+        }
+        let Err(asked) = self.recent.answer(bytes, client, self.moment.instant, &mut self.round, out) else { return };
+        match decode(bytes) {
+            Decoded::Query(query) => self.take_question(client, bytes, query, asked, out),
+            Decoded::Reject { reply, failure } => {
+                shared.reject(&self.visit(client), bytes.len(), reply.len(), failure);
+                out.extend(reply);
             }
+            Decoded::Drop => count(Counter::Malformed),
         }
-        Decoded::Reject { reply, failure } => {
-            shared.reject(&visit(), bytes.len(), reply.len(), failure);
-            batch.room().extend(reply);
+    }
+
+    fn take_question(&mut self, client: SocketAddr, bytes: &[u8], query: Query, asked: Asked, out: &mut Vec<u8>) {
+        let mut visit = self.visit(client);
+        visit.is_repeated = asked.is_repeated && !visit.is_told_apart();
+        let start = out.len();
+        match self.rounds.shared.answer_at_once(&visit, &query, self.moment, out) {
+            AtOnce::Over(settled) => {
+                if let (Some(settled), Some(reply)) = (settled, out.get(start..)) {
+                    self.recent.keep(asked, bytes, &query, reply, settled);
+                }
+            }
+            AtOnce::Waits(waiting) => wait_elsewhere(self.socket, self.rounds, visit, query, waiting),
         }
-        Decoded::Drop => count(Counter::Malformed),
+    }
+
+    fn visit(&self, client: SocketAddr) -> Visit {
+        let location = self.round.locate(client.ip());
+        self.rounds.shared.visit_at(location, client, self.local, Transport::Udp, Credentials::default(), self.moment.clock)
     }
 }
 

@@ -3,10 +3,10 @@
 
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
-use checkpoint::{Checkpoint, Credential, FailureMode, Passage, Permit, Refusal, Unproved};
-use model::{Destination, Disposition, FieldId, Gate, Question, Session, Station, Timestamp, Transport, Value};
+use checkpoint::{Checkpoint, Credential, FailureMode, Location, Passage, Permit, Refusal, Standing, Unproved};
+use model::{Destination, Disposition, FieldId, Gate, Identity, Question, Session, Station, Timestamp, Transport, Value};
 use tokio::sync::Semaphore;
 
 use crate::decode::Query;
@@ -15,6 +15,7 @@ use crate::enforce;
 use crate::events::{Counter, UpstreamFailed, count};
 use crate::facts;
 use crate::limit::RateLimit;
+use crate::recent::{RECENT, Settled};
 use crate::reply::Reply;
 use crate::resolver::{DnsResolver, Failure, Resolved, Source, Subnet};
 use crate::spec::DnsGateConfig;
@@ -40,6 +41,14 @@ pub(crate) struct Waiting {
     permit: Permit,
 }
 
+/// What has become of a question without waiting.
+#[expect(clippy::large_enum_variant, reason = "it is passed on once, and a box would cost an allocation")]
+pub(crate) enum AtOnce {
+    /// It is answered; what others may follow of it, where that was asked for.
+    Over(Option<Settled>),
+    Waits(Waiting),
+}
+
 /// What every transaction of the gate shares.
 pub(crate) struct Shared {
     pub(crate) checkpoint: Checkpoint,
@@ -60,13 +69,29 @@ pub(crate) struct Visit {
     /// Why nothing is answered here, as the record says it (ON-01, ON-03).
     pub(crate) refusal: Option<&'static str>,
     pub(crate) carrier: Carrier,
+    /// Whether the client's question was asked a moment ago, so that what is decided about it is worth keeping.
+    pub(crate) is_repeated: bool,
+    /// Whether clients of the place may come by different ways, so that none stands for another (ON-01).
+    is_told_apart: bool,
     fails: FailureMode,
     ttl_cap: Option<u32>,
     /// What upstreams may know of where the client is.
     subnet: Option<Subnet>,
 }
 
+/// What a client has shown of itself: a user's token, or that of a location.
+#[derive(Default)]
+pub(crate) struct Credentials<'a> {
+    user: Option<Result<Arc<Identity>, Unproved>>,
+    token: Option<&'a str>,
+}
+
 impl Visit {
+    /// Whether answers may differ from those of other clients of the same place.
+    pub(crate) fn is_told_apart(&self) -> bool {
+        self.is_told_apart || self.subnet.is_some()
+    }
+
     fn subnet(&self, query: &Query) -> Option<Subnet> {
         self.subnet.filter(|_| !query.edns.is_some_and(|edns| edns.declines_subnet))
     }
@@ -75,21 +100,24 @@ impl Visit {
 impl Shared {
     /// Finds out where a client belongs (ON-01).
     pub(crate) fn visit(&self, client: SocketAddr, local: SocketAddr, transport: Transport, token: Option<&str>) -> Visit {
-        self.visit_at(client, local, transport, token, self.checkpoint.now())
-    }
-
-    pub(crate) fn visit_at(
-        &self,
-        client: SocketAddr,
-        local: SocketAddr,
-        transport: Transport,
-        token: Option<&str>,
-        began: Timestamp,
-    ) -> Visit {
         // A token of a user names no location, and is a secret that the record must not hold.
         let user = token.map(|token| self.checkpoint.identify(&Credential::Token(token)));
         let token = token.filter(|_| matches!(user, Some(Err(Unproved::Unknown))));
         let location = self.checkpoint.locate(client.ip().to_canonical(), token);
+        self.visit_at(location, client, local, transport, Credentials { user, token }, self.checkpoint.now())
+    }
+
+    /// The same for a client whose location is known.
+    pub(crate) fn visit_at(
+        &self,
+        location: Option<Location>,
+        client: SocketAddr,
+        local: SocketAddr,
+        transport: Transport,
+        credentials: Credentials<'_>,
+        began: Timestamp,
+    ) -> Visit {
+        let Credentials { user, token } = credentials;
         let by_location = location.as_ref().and_then(|location| location.identity.clone());
         let is_proved = matches!(user, Some(Ok(_)));
         let has_token = is_proved || (token.is_some() && location.is_some());
@@ -109,6 +137,8 @@ impl Shared {
                 Transport::Dot | Transport::Doh => Carrier::PrivateStream,
                 _ => Carrier::Stream,
             },
+            is_repeated: false,
+            is_told_apart: location.as_ref().is_some_and(Location::has_endpoints),
             fails: location.as_ref().map_or(spec.fails, |location| location.fails),
             ttl_cap: location.as_ref().and_then(|location| location.max_ttl).or(spec.answer_ttl_seconds_max),
             subnet: location.as_ref().and_then(|location| Subnet::of(location.ecs, client.ip())),
@@ -151,14 +181,14 @@ impl Shared {
         let _place = transactions.acquire().await;
         let mut out = Vec::new();
         match self.answer_at_once(&visit, &query, Moment::of(&self.checkpoint), &mut out) {
-            Some(waiting) => self.answer_in_time(visit, query, waiting).await,
-            None => out,
+            AtOnce::Waits(waiting) => self.answer_in_time(visit, query, waiting).await,
+            AtOnce::Over(_) => out,
         }
     }
 
     /// One question from its first fact to its final event, where that takes no waiting: its answer is put at the end of
     /// `out`. Otherwise what is still to be done comes back.
-    pub(crate) fn answer_at_once(&self, visit: &Visit, query: &Query, moment: Moment, out: &mut Vec<u8>) -> Option<Waiting> {
+    pub(crate) fn answer_at_once(&self, visit: &Visit, query: &Query, moment: Moment, out: &mut Vec<u8>) -> AtOnce {
         let mut passage = self.checkpoint.examine_at(&visit.session, moment.clock);
         if let Some(token) = &visit.token {
             passage.learn(FieldId::DohSubdomain, Value::Text(Arc::clone(token).into()));
@@ -166,24 +196,22 @@ impl Shared {
         facts::learn_question(&mut passage, query);
         if let Some(reason) = visit.refusal {
             self.turn_away(passage, visit, query, reason, out);
-            return None;
+            return AtOnce::Over(None);
         }
         passage.reach(Station::Question);
         let permit = match passage.permit(Destination::Resolve { name: query.host.clone() }) {
             Ok(permit) => permit,
             Err(refusal) => {
-                self.refuse(passage, visit, query, &refusal, "blockedByQueryName", out);
-                return None;
+                return AtOnce::Over(self.refuse(passage, visit, query, &refusal, "blockedByQueryName", moment.instant, out));
             }
         };
         match self.resolver.recall(permit, query, visit.subnet(query), moment.instant) {
-            Ok(resolved) => self.deliver(passage, visit, query, &resolved, moment.instant, out),
+            Ok(resolved) => AtOnce::Over(self.deliver(passage, visit, query, &resolved, moment.instant, out)),
             Err(permit) => {
                 passage.wait();
-                return Some(Waiting { passage, permit });
+                AtOnce::Waits(Waiting { passage, permit })
             }
         }
-        None
     }
 
     /// The rest of a transaction whose answer is not at hand.
@@ -191,19 +219,27 @@ impl Shared {
         let Waiting { passage, permit } = waiting;
         let mut out = Vec::new();
         match self.resolver.resolve(permit, &query, visit.subnet(&query), visit.fails).await {
-            Ok(resolved) => self.deliver(passage, &visit, &query, &resolved, Instant::now(), &mut out),
+            Ok(resolved) => drop(self.deliver(passage, &visit, &query, &resolved, Instant::now(), &mut out)),
             Err(failure) => self.fail(passage, &visit, &query, failure, &mut out),
         }
         out
     }
 
     /// The answer's facts, and the question whether the client may have it.
-    fn deliver(&self, mut passage: Passage, visit: &Visit, query: &Query, resolved: &Resolved, at: Instant, out: &mut Vec<u8>) {
+    fn deliver(
+        &self,
+        mut passage: Passage,
+        visit: &Visit,
+        query: &Query,
+        resolved: &Resolved,
+        at: Instant,
+        out: &mut Vec<u8>,
+    ) -> Option<Settled> {
         facts::learn_answer(&mut passage, resolved);
         passage.reach(Station::Answer);
         match passage.permit(Destination::Client) {
             Ok(permit) => self.give(passage, visit, query, permit, resolved, at, out),
-            Err(refusal) => self.refuse(passage, visit, query, &refusal, "blockedRule", out),
+            Err(refusal) => self.refuse(passage, visit, query, &refusal, "blockedRule", at, out),
         }
     }
 
@@ -218,9 +254,11 @@ impl Shared {
         resolved: &Resolved,
         at: Instant,
         out: &mut Vec<u8>,
-    ) {
+    ) -> Option<Settled> {
+        let leave = if visit.is_repeated { passage.leave(&permit) } else { None };
         let (Destination::Client, _) = permit.into_parts() else {
-            return self.fail(passage, visit, query, Failure::NotPermitted, out);
+            self.fail(passage, visit, query, Failure::NotPermitted, out);
+            return None;
         };
         let entry = &resolved.entry;
         let lifetime = enforce::lifetime(resolved, visit.ttl_cap, at);
@@ -238,9 +276,19 @@ impl Shared {
         let decision = by_rule.or(entry.rebinding.then_some("blockedByRebindingProtection"));
         let allowed = if passage.is_by_rule(Question::Access) { "allowedByQueryName" } else { "allowedOnNoPolicyMatch" };
         passage.learn(FieldId::DnsDecision, Value::word(decision.unwrap_or(allowed)));
-        passage.finish(if decision.is_some() { Disposition::Corrected } else { Disposition::Allowed });
+        let disposition = if decision.is_some() { Disposition::Corrected } else { Disposition::Allowed };
+        let same_until = match (resolved.source, leave.is_some()) {
+            // The next second of its age brings other times to live.
+            (Source::Cache, true) => entry.stored + Duration::from_secs(u64::from(entry.age_seconds(at)) + 1),
+            _ => {
+                passage.finish(disposition);
+                return None;
+            }
+        };
+        settle(passage, visit, disposition, leave, same_until, Counter::CacheHits)
     }
 
+    #[expect(clippy::too_many_arguments, reason = "the parts of one transaction, each needed once")]
     fn refuse(
         &self,
         mut passage: Passage,
@@ -248,13 +296,14 @@ impl Shared {
         query: &Query,
         refusal: &Refusal,
         decision: &'static str,
+        at: Instant,
         out: &mut Vec<u8>,
-    ) {
+    ) -> Option<Settled> {
         count(Counter::Refusals);
         let reply = enforce::refuse(query, refusal, &self.config.spec);
         passage.learn(FieldId::DnsDecision, Value::word(decision));
         own_answer(&mut passage, visit, query, &reply, out);
-        passage.finish(Disposition::Blocked);
+        settle(passage, visit, Disposition::Blocked, None, at + RECENT, Counter::Refusals)
     }
 
     /// The same before a question was read.
@@ -279,6 +328,23 @@ impl Shared {
         own_answer(&mut passage, visit, query, &enforce::fail(failure), out);
         passage.finish(Disposition::Error);
     }
+}
+
+/// Ends a transaction, and keeps what others may follow of it where its question has just been asked before.
+fn settle(
+    passage: Passage,
+    visit: &Visit,
+    disposition: Disposition,
+    leave: Option<Standing>,
+    until: Instant,
+    counter: Counter,
+) -> Option<Settled> {
+    if !visit.is_repeated {
+        passage.finish(disposition);
+        return None;
+    }
+    let precedent = passage.finish_for_others(disposition, &visit.session, leave)?;
+    Some(Settled { precedent, until, counter })
 }
 
 fn count_source(source: Source) {
