@@ -9,14 +9,14 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use model::{
-    Action, Answer, Class, Destination, Disposition, Event, EventId, Facts, FieldId, Finding, Question, RuleName, Session,
+    Action, Answer, Class, Destination, Disposition, Event, EventId, Facts, FieldId, Finding, Gate, Question, RuleName, Session,
     Severity, Station, Timestamp, TransactionId, Value, Verdict,
 };
 use policy::{Decision, Permit, Refusal};
 use sha2::Digest as _;
 
 use self::facts::connection_facts;
-pub(crate) use self::facts::host_knowledge;
+pub(crate) use self::facts::{host_knowledge, learn_addresses};
 use crate::privacy::{keep, redact};
 use crate::{Checkpoint, FailureMode, Precedent, Standing, State};
 
@@ -206,7 +206,7 @@ impl Passage {
 
     /// Whether the access rule that decided reads a field.
     pub fn is_access_by(&self, field: FieldId) -> bool {
-        self.access.is_some_and(|decision| self.state.policy.reads(decision, field))
+        self.access.is_some_and(|decision| self.state.policy.decision_reads(decision, field))
     }
 
     /// Hands a file to the scanner and waits, bounded. A hit, or a file that could not be read where that fails closed,

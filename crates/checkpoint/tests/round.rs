@@ -133,7 +133,8 @@ fn a_round_that_ends_by_a_panic_has_recorded_its_events() {
 
 #[test]
 fn a_precedent_ends_with_any_change_of_what_decides() {
-    let changes: [(&str, fn(&Harness)); 4] = [
+    type Change = (&'static str, fn(&Harness));
+    let changes: [Change; 4] = [
         ("policy", |harness| harness.publish(BLOCK)),
         ("the same policy again", |harness| harness.publish(ALLOW)),
         ("a list", |harness| harness.checkpoint.publish_knowledge(intel::Snapshot::empty())),

@@ -128,7 +128,7 @@ async fn an_answer_ages_by_the_second() {
 /// RFC 7871: an answer for a subnet is not everybody's.
 #[tokio::test(flavor = "multi_thread")]
 async fn where_upstreams_are_told_a_subnet_no_answer_follows() {
-    let rig = rig("[[location]]\nname = \"here\"\nnetworks = [\"127.0.0.0/8\"]\necs = \"client\"\n").await;
+    let rig = rig("[[location]]\nname = \"here\"\nnetworks = [\"127.0.0.0/8\"]\necs = \"203.0.113.9/24\"\n").await;
     let asked = query("www.example.com", RecordType::A);
     for _ in 0..20 {
         rig.udp(&asked).await.unwrap();

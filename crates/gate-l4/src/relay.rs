@@ -353,7 +353,7 @@ mod tests {
 
     #[tokio::test]
     async fn a_reset_says_which_side_it_came_from() {
-        let (end, ..) = relayed(LONG, b"", async |client: TcpStream, mut origin: TcpStream| {
+        let (end, ..) = relayed(LONG, b"", async |client: TcpStream, origin: TcpStream| {
             origin.set_zero_linger().unwrap();
             drop(origin);
             let _ = client.readable().await;

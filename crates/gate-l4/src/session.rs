@@ -167,7 +167,7 @@ async fn certified(arrival: Arrival, mut session: Session, local: SocketAddr) {
     };
     if let Some(certificate) = accepted.as_ref().and_then(|stream| stream.get_ref().1.peer_certificates()?.first()) {
         let fingerprint: String = Sha256::digest(certificate).iter().map(|byte| format!("{byte:02x}")).collect();
-        if let Some(identity) = shared.checkpoint.identify(&Credential::Certificate { fingerprint: &fingerprint }) {
+        if let Ok(identity) = shared.checkpoint.identify(&Credential::Certificate { fingerprint: &fingerprint }) {
             session.identity = Some(identity);
         }
     }

@@ -388,7 +388,12 @@ fn set_host(headers: &mut HeaderMap, origin: &Origin, is_http2: bool) {
         headers.remove(header::HOST);
         return;
     }
-    headers.remove(header::TE);
+    // What the client takes is asked of the origin, as this connection's own field (RFC 9110 section 10.1.4).
+    if headers.contains_key(header::TE) && !headers.contains_key(header::CONNECTION) {
+        headers.insert(header::CONNECTION, http::HeaderValue::from_static("TE"));
+    } else {
+        headers.remove(header::TE);
+    }
     let is_right = |host: &http::HeaderValue| host.to_str().is_ok_and(|host| origin.is_written(host));
     // A second Host has been refused before.
     if headers.get(header::HOST).is_some_and(is_right) {

@@ -179,17 +179,21 @@ pub fn nearest<'a>(written: &str, names: impl Iterator<Item = &'a str>) -> Optio
     (distance <= (written.len() / 3).max(1)).then_some(name)
 }
 
-/// Levenshtein's distance, one row at a time.
+/// Edits between two names, where letters that changed places are one (optimal string alignment).
 fn edits(from: &[u8], to: &[u8]) -> usize {
-    let mut row: Vec<usize> = (0..=to.len()).collect();
+    // The row before the last one, the last one, and the one that is being made.
+    let mut rows: [Vec<usize>; 3] = [vec![0; to.len() + 1], (0..=to.len()).collect(), vec![0; to.len() + 1]];
     for (i, a) in from.iter().enumerate() {
-        let mut diagonal = row[0];
+        let [before, last, row] = &mut rows;
         row[0] = i + 1;
         for (j, b) in to.iter().enumerate() {
-            let kept = diagonal + usize::from(a != b);
-            diagonal = row[j + 1];
-            row[j + 1] = kept.min(row[j] + 1).min(diagonal + 1);
+            let changed = last[j] + usize::from(a != b);
+            row[j + 1] = changed.min(row[j] + 1).min(last[j + 1] + 1);
+            if i > 0 && j > 0 && *a == to[j - 1] && from[i - 1] == *b {
+                row[j + 1] = row[j + 1].min(before[j - 1] + 1);
+            }
         }
+        rows.rotate_left(1);
     }
-    row[to.len()]
+    rows[1][to.len()]
 }

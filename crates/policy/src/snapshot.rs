@@ -213,7 +213,7 @@ impl Policy {
     }
 
     /// Whether the rule that decided, or that waits, reads a field.
-    pub fn reads(&self, decision: Decision, field: FieldId) -> bool {
+    pub fn decision_reads(&self, decision: Decision, field: FieldId) -> bool {
         let mut is_read = false;
         if let Some(rule) = decision.rule().and_then(|rule| self.compiled(rule)) {
             rule.expression.fields(&mut |read| is_read |= read == field);

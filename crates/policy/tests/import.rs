@@ -152,7 +152,7 @@ fn a_network_block_reaches_web_traffic_too() {
         rule("network", "l4", "block", "net.dst.ip in {192.0.2.0/24}", 3)
     ]));
     let told = imported.report.to_string();
-    assert!(told.contains("rule \"network\": does not reach other than web traffic"), "{told}");
+    assert!(told.contains("rule \"network\": reaches web traffic and services behind the L4 gate"), "{told}");
     let policy = compiled(&imported);
     let facts = |ip: &str| {
         let mut facts = Facts::new(Gate::Web);

@@ -310,7 +310,7 @@ fn what_compiles_and_still_surprises_is_warned_of() {
     expect(&named("late", "block", "any(dns.resolved_ips[*] == 192.0.2.1)", ""), &[(MustWait, "late")]);
     expect(&(named("late", "allow", r#"dns.rcode == "X""#, "") + &below), &[(MustWait, "below")]);
     expect(&(below.clone() + &named("late", "allow", r#"dns.rcode == "X""#, "")), &[]);
-    expect(&rule("l4", "block", "", "").replace("\"r\"", "\"no gate\""), &[(NeverTakesEffect, "no gate")]);
+    expect(&rule("mail", "block", "", "").replace("\"r\"", "\"no gate\""), &[(NeverTakesEffect, "no gate")]);
     let list = "[[list]]\nname = \"off\"\nkind = \"domain\"\nentries = [\"a\"]\nenabled = false\n";
     expect(&(list.to_owned() + &named("uses", "block", "dns.fqdn in $off", "")), &[(EmptyList, "uses")]);
     let (policy, _) = compiled(&named("old", "block", "", "expires = \"2026-01-01T00:00:00+09:00\""));

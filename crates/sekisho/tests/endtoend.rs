@@ -100,7 +100,7 @@ fn every_claim_of_the_demo_holds() {
     let text = String::from_utf8_lossy(&output.stdout);
     assert!(output.status.success(), "{text}{}", String::from_utf8_lossy(&output.stderr));
     let told: serde_json::Value = serde_json::from_str(&text).unwrap();
-    assert_eq!(told["claims"].as_array().map(Vec::len), Some(5), "{told}");
+    assert_eq!(told["claims"].as_array().map(Vec::len), Some(6), "{told}");
 }
 
 #[test]

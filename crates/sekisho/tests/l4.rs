@@ -68,7 +68,7 @@ fn a_flow_is_seen_cut_and_found() {
     assert!(sekisho(folder.path(), &["apps", "cut", &flow]).status.success());
     assert!(client.read(&mut [0]).is_err(), "cut with a reset");
 
-    let found = sekisho(folder.path(), &["search", "l4.app == \"svc\" and l4.status == 200", "--json"]);
+    let found = sekisho(folder.path(), &["search", "l4.app == \"svc\" and l4.status == 200", "--format", "json"]);
     let text = String::from_utf8_lossy(&found.stdout).into_owned();
     assert!(text.contains(&flow), "{text} {}", String::from_utf8_lossy(&found.stderr));
     running.stop();

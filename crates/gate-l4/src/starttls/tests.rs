@@ -32,11 +32,11 @@ async fn conversed(protocol: Protocol, parts: &[&[u8]]) -> Result<(), &'static s
         let mut buffer = [0; 1024];
         for part in parts {
             if !matches!(protocol, Protocol::Ldap | Protocol::Postgres | Protocol::Xmpp) || part != &parts[0] {
-                client.read(&mut buffer).await.unwrap();
+                let _said = client.read(&mut buffer).await.unwrap();
             }
             client.write_all(part).await.unwrap();
         }
-        let _ = client.read(&mut buffer).await;
+        let _said = client.read(&mut buffer).await;
         client
     };
     let (outcome, client) = tokio::join!(serving, client);

@@ -41,7 +41,7 @@ async fn visit(
 ) -> Result<Upstream, Error> {
     let port = serve_tls(config).await.port();
     let destination = Destination::Upstream { host: host.into(), port, addresses: Vec::new() };
-    open(destination, obligations, Security::Tls(Alpn::Http2AndHttp1), connector).await
+    open(destination, obligations, Security::Tls(Alpn::Http2AndHttp1), connector, b"").await
 }
 
 async fn problem(leaf: TestLeaf, host: &str, settings: TrustSettings) -> Option<CertificateProblem> {
@@ -253,11 +253,11 @@ async fn loops_and_special_addresses_are_not_dialled() {
     let own = listener.local_addr().unwrap();
     connector.guard.own_listeners.push(SocketAddr::from(([0, 0, 0, 0], own.port())));
     let destination = |addresses| Destination::Upstream { host: HOST.into(), port: own.port(), addresses };
-    let refused = open(destination(Vec::new()), Vec::new(), Security::Plain, &connector).await.err().unwrap();
+    let refused = open(destination(Vec::new()), Vec::new(), Security::Plain, &connector, b"").await.err().unwrap();
     assert!(matches!(refused, Error::Dial { refusal: DialRefusal::OwnListener, .. }));
     // One forbidden address among good ones refuses the name.
     let mixed = vec![IpAddr::from([192, 0, 2, 1]), IpAddr::from([169, 254, 169, 254])];
-    let refused = open(destination(mixed), Vec::new(), Security::Plain, &connector).await.err().unwrap();
+    let refused = open(destination(mixed), Vec::new(), Security::Plain, &connector, b"").await.err().unwrap();
     assert!(matches!(refused, Error::Dial { refusal: DialRefusal::LinkLocal, .. }));
 }
 
@@ -269,7 +269,7 @@ async fn a_dead_address_gives_way_to_a_living_one() {
     // 127.0.0.2 refuses: the origin listens on 127.0.0.1 only.
     let addresses = vec![IpAddr::from([127, 0, 0, 2]), IpAddr::from([127, 0, 0, 1])];
     let destination = Destination::Upstream { host: HOST.into(), port, addresses };
-    let upstream = open(destination, Vec::new(), Security::Tls(Alpn::None), &connector).await.unwrap();
+    let upstream = open(destination, Vec::new(), Security::Tls(Alpn::None), &connector, b"").await.unwrap();
     assert_eq!(upstream.peer, SocketAddr::from(([127, 0, 0, 1], port)));
 }
 
@@ -281,8 +281,8 @@ async fn silence_ends_at_the_deadline_and_other_permits_open_nothing() {
     let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
     let port = listener.local_addr().unwrap().port();
     let destination = Destination::Upstream { host: HOST.into(), port, addresses: Vec::new() };
-    let late = open(destination, Vec::new(), Security::Tls(Alpn::None), &connector).await;
+    let late = open(destination, Vec::new(), Security::Tls(Alpn::None), &connector, b"").await;
     assert!(matches!(late, Err(Error::Deadline)));
-    let client = open(Destination::Client, Vec::new(), Security::Plain, &connector).await;
+    let client = open(Destination::Client, Vec::new(), Security::Plain, &connector, b"").await;
     assert!(matches!(client, Err(Error::PermitPurpose)));
 }

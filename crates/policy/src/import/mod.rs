@@ -16,7 +16,7 @@ use serde_json::Value;
 use crate::document::{Document, List, Rule, Schedule};
 use crate::list::{Kind, Table};
 use crate::parser::{Tables, parse};
-use crate::{Error, Policy, Problem, SERVED};
+use crate::{Error, Policy, Problem};
 use source::{Source, SourceList, SourceRule, object};
 
 /// A document made of an export, and what happened on the way.
@@ -217,9 +217,13 @@ impl Import {
                 self.push(rule);
             } else if (phase, rule.action) == (Phase::Network, Action::Block) {
                 let twin = self.web_twin(&rule, above);
-                if is_active && !SERVED.contains(&Gate::L4) {
-                    let reach = if twin.is_some() { "other than web traffic" } else { "any traffic" };
-                    let message = format!("does not reach {reach}: there is no network gate to ask it");
+                if is_active {
+                    let reach = if twin.is_some() {
+                        "web traffic and services behind the L4 gate"
+                    } else {
+                        "services behind the L4 gate"
+                    };
+                    let message = format!("reaches {reach}, and no other connection of this network");
                     self.report.left_behind.push(remark(&format!("rule \"{}\"", rule.name), message));
                 }
                 self.push(rule);

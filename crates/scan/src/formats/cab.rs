@@ -219,7 +219,9 @@ mod tests {
     fn packed(files: &[(&str, &[u8])]) -> Vec<u8> {
         let mut builder = cab::CabinetBuilder::new();
         let folder = builder.add_folder(cab::CompressionType::MsZip);
-        files.iter().for_each(|(name, _)| drop(folder.add_file(*name)));
+        for (name, _) in files {
+            folder.add_file(*name);
+        }
         let mut writer = builder.build(Cursor::new(Vec::new())).unwrap();
         let mut contents = files.iter().map(|(_, content)| content);
         while let Some(mut file) = writer.next_file().unwrap() {
