@@ -206,7 +206,7 @@ mod tests {
 
     #[tokio::test]
     async fn dd_09_a_peer_that_does_not_read_is_ended_while_it_is_written_to() {
-        let keeper = doorkeeper(|_| ());
+        let keeper = doorkeeper(|spec| spec.slow.spared = 0);
         let (mut client, held) = pair(&keeper).await;
         let mut held = held.unwrap();
         client.write_all(b"GET").await.unwrap();

@@ -30,6 +30,8 @@ const FIRST_BYTE_SECONDS_DEFAULT: u64 = 10;
 /// A modem of the nineties has ten times this.
 const BYTES_PER_SECOND_DEFAULT: u64 = 500;
 const WINDOW_SECONDS_DEFAULT: u64 = 10;
+/// A paused download and a player whose buffer is full take nothing for minutes; a person has a few of them.
+const SPARED_DEFAULT: u32 = 8;
 /// No rate or bound above this: sums of tokens stay far from the end of 64 bits.
 const COUNT_MAX: u32 = 100_000_000;
 /// A week; longer bans are the operator's own, by command.
@@ -102,6 +104,8 @@ pub struct SlowSpec {
     pub bytes_per_second: u64,
     /// The rate is an average over this time.
     pub window_seconds: u64,
+    /// So many slow connections of one source are left alone while the listener has room.
+    pub spared: u32,
 }
 
 /// Settings as used.
@@ -122,6 +126,7 @@ pub struct ShieldConfig {
     pub(crate) first_byte: Duration,
     pub(crate) bytes_per_second: u64,
     pub(crate) slow_window: Duration,
+    pub(crate) slow_spared: u32,
 }
 
 impl Default for ShieldSpec {
@@ -177,6 +182,7 @@ impl Default for SlowSpec {
             first_byte_seconds: FIRST_BYTE_SECONDS_DEFAULT,
             bytes_per_second: BYTES_PER_SECOND_DEFAULT,
             window_seconds: WINDOW_SECONDS_DEFAULT,
+            spared: SPARED_DEFAULT,
         }
     }
 }
@@ -217,6 +223,7 @@ impl ShieldConfig {
             first_byte: Duration::from_secs(slow.first_byte_seconds),
             bytes_per_second: slow.bytes_per_second,
             slow_window: seconds("slow.window_seconds", slow.window_seconds)?,
+            slow_spared: slow.spared,
         })
     }
 }

@@ -80,7 +80,11 @@ fn table(answer: &Json) -> String {
         let refused: Vec<String> = refused.map(|(reason, count)| format!("{reason} {count}")).collect();
         let (gate, door, address) = (word(&row["gate"]), word(&row["door"]), word(&row["address"]));
         let refused = if refused.is_empty() { "none".to_owned() } else { refused.join(", ") };
-        text.push_str(&format!("{gate:<6}{door:<13}{address:<24}{:>8}{:>12}  {refused}\n", row["open"], row["admitted"]));
+        text.push_str(&format!(
+            "{gate:<6}{door:<13}{address:<24}{:>8}{:>12}  {refused}\n",
+            row["open"].to_string(),
+            row["admitted"].to_string()
+        ));
     }
     for (title, key) in [("bans", "longest_bans"), ("busiest sources", "busiest")] {
         let rows = rows(&answer[key]);

@@ -9,6 +9,8 @@ use super::{Moment, Reason};
 
 /// Not waiting.
 const NEVER: u64 = u64::MAX;
+/// Too slow, told, and kept: in the place of a reason's number.
+const TOLD: u8 = u8::MAX;
 
 /// Which way bytes go.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -90,6 +92,15 @@ impl Progress {
     pub fn evicted(&self) -> Option<Reason> {
         let number = self.evicted.load(Ordering::Acquire);
         Reason::ALL.get(usize::from(number).checked_sub(1)?).copied()
+    }
+
+    /// Whether the sweep still looks at it: it was neither ended nor, where nothing is ended, told already.
+    pub(super) fn is_judged(&self) -> bool {
+        self.evicted.load(Ordering::Acquire) == 0
+    }
+
+    pub(super) fn note_told(&self) {
+        self.evicted.store(TOLD, Ordering::Release);
     }
 
     pub(super) fn evict(&self, reason: Reason) {

@@ -46,6 +46,8 @@ pub(super) struct Watched {
     /// The last sweep that found more bytes than the one before.
     active: Moment,
     moved: u64,
+    /// What was wrong with it in the last window.
+    slow: Option<Reason>,
 }
 
 #[derive(Clone, Copy, Debug, Default)]
@@ -86,26 +88,35 @@ impl Admission {
 
     fn sweep_shard(&self, shard: usize, config: &ShieldConfig, now: Moment, silent: &mut Silent) -> usize {
         let mut table = self.table(shard);
-        let mut slow = Vec::new();
-        for watched in table.watched.values_mut() {
-            if watched.progress.evicted().is_some() {
-                continue;
-            }
-            match watched.judge(config, now) {
-                Some(reason) => slow.push((watched.source, Arc::clone(&watched.listener), Arc::clone(&watched.progress), reason)),
-                None if watched.listener.is_pressed() && now.since(watched.active) >= SILENT => {
+        let (mut slow, mut slow_of) = (Vec::new(), HashMap::<Source, u32>::new());
+        for watched in table.watched.values_mut().filter(|watched| watched.progress.is_judged()) {
+            watched.judge(config, now);
+            let is_pressed = watched.listener.is_pressed();
+            match watched.slow {
+                Some(reason) => {
+                    *slow_of.entry(watched.source).or_default() += u32::from(reason != Reason::FirstByte);
+                    slow.push((watched.source, Arc::clone(&watched.listener), Arc::clone(&watched.progress), reason));
+                }
+                None if is_pressed && now.since(watched.active) >= SILENT => {
                     let of_source = silent.entry((Arc::as_ptr(&watched.listener) as usize, watched.source)).or_default();
                     of_source.push((watched.active, Arc::clone(&watched.progress)));
                 }
                 None => {}
             }
         }
+        // A few that take their time are people; many are an attack, and all of them end.
+        slow.retain(|(source, listener, _, reason)| {
+            let is_many = slow_of.get(source).is_some_and(|count| *count > config.slow_spared);
+            *reason == Reason::FirstByte || is_many || listener.is_pressed()
+        });
         let count = slow.len();
         for (source, listener, progress, reason) in slow {
             listener.note(reason);
             table.refused(source, &listener, reason, config, now);
-            if config.mode == Mode::Enforce {
-                progress.evict(reason);
+            match config.mode {
+                Mode::Enforce => progress.evict(reason),
+                // Monitored, it is told once.
+                Mode::Monitor | Mode::Off => progress.note_told(),
             }
         }
         count
@@ -139,11 +150,20 @@ impl Admission {
 
 impl Watched {
     pub(super) fn new(source: Source, listener: Arc<Listener>, progress: Arc<Progress>, now: Moment) -> Watched {
-        Watched { source, listener, progress, window_began: now, at_beginning: Default::default(), active: now, moved: 0 }
+        Watched {
+            source,
+            listener,
+            progress,
+            window_began: now,
+            at_beginning: Default::default(),
+            active: now,
+            moved: 0,
+            slow: None,
+        }
     }
 
-    /// Why the connection is too slow to be kept; none where it is not.
-    fn judge(&mut self, config: &ShieldConfig, now: Moment) -> Option<Reason> {
+    /// Notes whether the connection is too slow, as of the last window that has ended.
+    fn judge(&mut self, config: &ShieldConfig, now: Moment) {
         let [received, sent] = [Direction::Receive, Direction::Send].map(|direction| self.progress.bytes(direction));
         if received + sent != self.moved {
             (self.moved, self.active) = (received + sent, now);
@@ -151,22 +171,21 @@ impl Watched {
         let deadline = if self.listener.is_pressed() { config.first_byte / PRESSED } else { config.first_byte };
         // Where Sekisho speaks first, its peer may wait for that.
         if self.moved == 0 && !deadline.is_zero() && now.since(self.progress.opened) >= deadline {
-            // Monitored, it is told once.
-            self.moved = u64::MAX;
-            return Some(Reason::FirstByte);
+            self.slow = Some(Reason::FirstByte);
+            return;
         }
         let length = now.since(self.window_began);
         if length < config.slow_window || config.bytes_per_second == 0 {
-            return None;
+            return;
         }
         let receive = self.is_slow(Direction::Receive, config, length, now);
         let send = self.is_slow(Direction::Send, config, length, now);
         self.window_began = now;
-        match (receive, send) {
+        self.slow = match (receive, send) {
             (true, _) => Some(Reason::SlowBody),
             (_, true) => Some(Reason::SlowRead),
             _ => None,
-        }
+        };
     }
 
     /// Whether the peer was waited for nearly all the time and moved too little; begins the next window.

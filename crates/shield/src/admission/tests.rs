@@ -212,7 +212,7 @@ fn ended(admission: &Admission, ticket: &Ticket, until: u64, mut each: impl FnMu
 
 #[test]
 fn dd_09_connections_that_say_nothing_or_next_to_nothing_are_ended() {
-    let admission = admission(|_| ());
+    let admission = admission(|spec| spec.slow.spared = 0);
     let door = door(&admission);
     let open = || admission.admit(&door, ip("192.0.2.7"), Moment(0)).unwrap();
     assert_eq!(ended(&admission, &open(), 60, |_, _| ()), Some((10, Reason::FirstByte)));
@@ -233,7 +233,7 @@ fn dd_09_connections_that_say_nothing_or_next_to_nothing_are_ended() {
 
 #[test]
 fn slow_lines_idle_connections_and_slow_origins_are_left_alone() {
-    let admission = admission(|_| ());
+    let admission = admission(|spec| spec.slow.spared = 0);
     let door = door(&admission);
     let open = || admission.admit(&door, ip("192.0.2.7"), Moment(0)).unwrap();
     // Idle between requests: nothing is expected of the peer.
@@ -266,4 +266,45 @@ fn a_listener_that_is_nearly_full_takes_places_back_from_whoever_holds_most() {
     admission.sweep(Moment(3 * SECOND));
     let ended = |tickets: &[Ticket]| tickets.iter().filter(|ticket| ticket.progress().evicted().is_some()).count();
     assert_eq!((ended(&hog), ended(&others)), (800 - 125, 0));
+}
+
+#[test]
+fn a_few_paused_downloads_of_one_source_are_left_alone_and_many_are_not() {
+    let admission = admission(|_| ());
+    let door = door(&admission);
+    let paused = |count: usize, source: &str| -> Vec<Ticket> {
+        let held = (0..count).map(|_| admission.admit(&door, ip(source), Moment(0)).unwrap());
+        held.inspect(|ticket| {
+            ticket.progress().received(100);
+            ticket.progress().send_is_blocked(|| Moment(0));
+        })
+        .collect()
+    };
+    let (person, other, attacker) = (paused(8, "192.0.2.7"), paused(8, "192.0.2.8"), paused(9, "192.0.2.9"));
+    for second in 1..300 {
+        admission.sweep(Moment(second * SECOND));
+    }
+    let ended = |tickets: &[Ticket]| tickets.iter().filter(|ticket| ticket.progress().evicted().is_some()).count();
+    assert_eq!((ended(&person), ended(&other), ended(&attacker)), (0, 0, 9));
+    assert_eq!(door.refused(Reason::SlowRead), 9);
+    // With the listener nearly full, nobody's are.
+    let _crowd: Vec<_> = (0..900_u16)
+        .map(|number| {
+            let source = IpAddr::from([198, 18, (number >> 8) as u8, number as u8]);
+            let ticket = admission.admit(&door, source, Moment(300 * SECOND)).unwrap();
+            ticket.progress().received(1);
+            ticket
+        })
+        .collect();
+    admission.sweep(Moment(301 * SECOND));
+    assert_eq!((ended(&person), ended(&other)), (8, 8));
+}
+
+#[test]
+fn a_slow_connection_that_is_only_monitored_is_told_once() {
+    let admission = admission(|spec| spec.mode = Mode::Monitor);
+    let door = door(&admission);
+    let ticket = admission.admit(&door, ip("192.0.2.7"), Moment(0)).unwrap();
+    assert_eq!(ended(&admission, &ticket, 120, |_, _| ()), None);
+    assert_eq!(door.refused(Reason::FirstByte), 1);
 }
