@@ -40,8 +40,13 @@ impl<T> FromIterator<(IpNet, T)> for Prefixes<T> {
 impl<T> Prefixes<T> {
     /// The longest network that holds the address, and its value.
     pub fn longest(&self, address: IpAddr) -> Option<(IpNet, &T)> {
+        self.holding(address).next()
+    }
+
+    /// Every network that holds the address, longest first.
+    pub fn holding(&self, address: IpAddr) -> impl Iterator<Item = (IpNet, &T)> {
         let lengths = if address.is_ipv4() { &self.lengths_v4 } else { &self.lengths_v6 };
-        lengths.iter().find_map(|length| {
+        lengths.iter().filter_map(move |length| {
             let network = IpNet::new(address, *length).ok()?.trunc();
             self.by_network.get(&network).map(|value| (network, value))
         })
@@ -97,6 +102,11 @@ mod tests {
             for _ in 0..500 {
                 let address = address(&mut numbers);
                 assert_eq!(set.longest(address).map(|(network, _)| network), longest_by_reading_all(&networks, address));
+                let mut all: Vec<IpNet> = networks.iter().map(|(network, _)| network.trunc()).collect();
+                all.retain(|network| network.contains(&address));
+                all.sort_unstable_by_key(|network| (std::cmp::Reverse(network.prefix_len()), *network));
+                all.dedup();
+                assert_eq!(set.holding(address).map(|(network, _)| network).collect::<Vec<_>>(), all);
             }
         }
     }

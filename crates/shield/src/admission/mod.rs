@@ -192,7 +192,8 @@ impl Admission {
     ) -> Result<Option<(usize, Place)>, Reason> {
         let source = Source::from(peer);
         let shard = self.shard_of(source);
-        let is_banned = self.bans.load().longest(peer).is_some_and(|(_, until)| *until > now);
+        // Any of them: a ban that has ended does not lift one of a wider network.
+        let is_banned = self.bans.load().holding(peer).any(|(_, until)| *until > now);
         let mut table = self.table(shard);
         let mut admitted = match is_banned {
             true => Err(Reason::Banned),

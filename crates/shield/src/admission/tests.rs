@@ -308,3 +308,14 @@ fn a_slow_connection_that_is_only_monitored_is_told_once() {
     assert_eq!(ended(&admission, &ticket, 120, |_, _| ()), None);
     assert_eq!(door.refused(Reason::FirstByte), 1);
 }
+
+#[test]
+fn a_ban_that_ends_does_not_lift_one_of_a_wider_network() {
+    let admission = admission(|_| ());
+    let door = door(&admission);
+    for (network, until) in [("203.0.113.0/24", 3_600), ("203.0.113.9/32", 60)] {
+        admission.ban(network.parse().unwrap(), Moment(until * SECOND), Moment(0)).unwrap();
+    }
+    assert_eq!(admission.admit(&door, ip("203.0.113.9"), Moment(100 * SECOND)).unwrap_err(), Reason::Banned);
+    assert!(admission.admit(&door, ip("203.0.113.9"), Moment(3_600 * SECOND)).is_ok());
+}
