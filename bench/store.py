@@ -6,9 +6,10 @@
     bench/store.py LAKE [--examples target/release/examples] [--spark] [--delta] [--indicators 10000]
 
 Peers come from the Python package index: duckdb, chdb (ClickHouse in the process), and for --spark and --delta pyspark (with a
-Java runtime) and deltalake. Peers are timed inside their process after a first query, so that none pays for its start. Cold is
-the first run after the lake's files have left the page cache; warm is the median of the later ones. Every answer is compared:
-a peer that counts otherwise ends the run with exit code 1.
+Java runtime), deltalake and pyarrow. delta-spark is not used: its wheel has no Java part, which comes from Maven alone. Peers
+are timed inside their process after a first query, so that none pays for its start. Cold is the first run after the lake's
+files have left the page cache; warm is the median of the later ones. Every answer is compared: a peer that counts otherwise
+ends the run with exit code 1.
 """
 
 import argparse
@@ -100,7 +101,7 @@ class ClickHouse:
         from chdb import session
 
         self.session = session.Session()
-        self.files = "{" + ",".join(sightings) + "}" if len(sightings) > 1 else sightings[0]
+        self.files = self.alternatives(sightings)
         self.session.query("CREATE DATABASE IF NOT EXISTS bench ENGINE = Atomic")
         self.session.query(f"CREATE VIEW bench.sightings AS SELECT * FROM file('{self.files}', Parquet)")
         self.query("SELECT count(*) FROM sightings WHERE value = ''")
@@ -116,8 +117,16 @@ class ClickHouse:
         rows = ", ".join(f"('{value}')" for value in values)
         self.session.query(f"INSERT INTO bench.wanted VALUES {rows}")
 
+    @staticmethod
+    def alternatives(paths):
+        """Files as one pattern. ClickHouse reads a pattern that begins with its alternatives as a relative path."""
+        if len(paths) == 1:
+            return paths[0]
+        root = os.path.commonpath(paths)
+        return root + "/{" + ",".join(os.path.relpath(path, root) for path in paths) + "}"
+
     def events(self, paths):
-        return "file('{" + ",".join(paths) + "}', Parquet)"
+        return f"file('{self.alternatives(paths)}', Parquet)"
 
 
 def counts(rows):
@@ -179,6 +188,9 @@ def agree_on_events(arguments, peers, events, problems):
         table = os.path.join(os.path.abspath(arguments.lake), "events")
         added = DeltaTable(table).get_add_actions(flatten=True)
         answers["deltalake: files"] = [str(added.num_rows)]
+        duckdb = next(peer for peer in peers if isinstance(peer, DuckDb))
+        duckdb.connection.register("delta_events", DeltaTable(table).to_pyarrow_dataset())
+        answers["duckdb over delta"] = [str(cell) for cell in duckdb.query(f"SELECT {columns} FROM delta_events")[0]]
         clickhouse = next(peer for peer in peers if isinstance(peer, ClickHouse))
         answers["clickhouse over delta"] = [
             str(cell) for cell in clickhouse.query(f"SELECT {columns} FROM deltaLakeLocal('{table}')")[0]
@@ -202,7 +214,9 @@ def main():
     parser.add_argument("--delta", action="store_true")
     parser.add_argument("--skip-events", action="store_true", help="do not read the events themselves, only sightings")
     arguments = parser.parse_args()
-    arguments.lake = os.path.abspath(arguments.lake)
+    arguments.lake, arguments.examples = os.path.abspath(arguments.lake), os.path.abspath(arguments.examples)
+    # ClickHouse reads a local Delta table only below its folder of files, which in chdb is the working directory.
+    os.chdir(arguments.lake)
     events, sightings, files = files_of(arguments.lake)
     rows = sum(file["rows"] for file in files if file["kind"] == "events")
     met = sum(file["rows"] for file in files if file["kind"] != "events")

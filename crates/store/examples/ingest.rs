@@ -151,7 +151,8 @@ fn main() {
     // The events are of the past: the keeper must not remove them while they are measured.
     let retention = Retention { traffic_days: 36_500, sighting_days: 36_500, ..Retention::default() };
     let maintain_every_seconds = 86_400;
-    let store = Store::open(StoreConfig { retention, maintain_every_seconds, ..StoreConfig::in_directory(&directory) }).unwrap();
+    let config = StoreConfig { retention, maintain_every_seconds, delta_log: true, ..StoreConfig::in_directory(&directory) };
+    let store = Store::open(config).unwrap();
     let mut traffic = Traffic::new();
     let mut making = 0.0;
     let (begun, process) = (Instant::now(), cpu_seconds(ClockId::ProcessCPUTime));
