@@ -321,14 +321,7 @@ impl Operations {
     fn touched(&self, indicators: &[String]) -> Result<Json> {
         self.store.flush()?;
         let indicators: Vec<store::Indicator> = indicators.iter().map(|text| store::Indicator::guess(text.as_str())).collect();
-        let rows = self.store.touched(&indicators)?.into_iter().map(|sighting| {
-            json!({
-                "value": sighting.value, "user": sighting.user, "device": sighting.device, "src_ip": sighting.src_ip,
-                "first": sighting.first, "last": sighting.last, "count": sighting.count, "blocked": sighting.blocked,
-                "gates": sighting.gates,
-            })
-        });
-        Ok(json!({ "sightings": rows.collect::<Vec<_>>() }))
+        Ok(sightings_json(self.store.touched(&indicators)?))
     }
 
     fn apply(&self, documents: Vec<(String, String)>, author: &str, note: &str, dry_run: bool) -> Result<Json> {
@@ -653,6 +646,18 @@ pub fn time_text(time: Timestamp) -> String {
         Ok(at) => format!("{at:.3}"),
         Err(_) => time.0.to_string(),
     }
+}
+
+/// The answer to a look-up of indicators.
+pub fn sightings_json(sightings: Vec<store::Sighting>) -> Json {
+    let rows = sightings.into_iter().map(|sighting| {
+        json!({
+            "value": sighting.value, "user": sighting.user, "device": sighting.device, "src_ip": sighting.src_ip,
+            "first": sighting.first, "last": sighting.last, "count": sighting.count, "blocked": sighting.blocked,
+            "gates": sighting.gates,
+        })
+    });
+    json!({ "sightings": rows.collect::<Vec<_>>() })
 }
 
 #[cfg(test)]

@@ -25,8 +25,7 @@ use crate::{control, up};
 
 /// Carries a request out, by the running program or by the data itself.
 pub fn ask(data: &Path, request: Request) -> Result<Json> {
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-    if let Some(answer) = runtime.block_on(control::call(data, &request))? {
+    if let Some(answer) = ask_running(data, &request)? {
         return Ok(answer);
     }
     // Opening would make what is missing, in whatever folder was named.
@@ -34,6 +33,12 @@ pub fn ask(data: &Path, request: Request) -> Result<Json> {
     ensure!(is_installation, "{} holds no installation; name its folder with --data", data.display());
     let operations: Operations = up::at_rest(data).with_context(|| format!("nothing runs on {}", data.display()))?;
     operations.handle(request)
+}
+
+/// Has a request carried out by the running program; none where none runs.
+pub fn ask_running(data: &Path, request: &Request) -> Result<Option<Json>> {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    runtime.block_on(control::call(data, request))
 }
 
 /// A moment: `90s`, `15m`, `24h`, `7d`, `2w` are that long ago; a date, a date and time, or RFC 3339 are themselves, in the

@@ -10,8 +10,8 @@ use anyhow::{Context, Result, ensure};
 use clap::{Args, ValueEnum};
 use serde_json::Value as Json;
 
-use super::{ask, moment, quoted, shown};
-use crate::operations::{Request, field_named};
+use super::{ask, ask_running, moment, quoted, shown};
+use crate::operations::{Request, field_named, sightings_json};
 
 /// How often a followed search asks for more.
 const FOLLOW_EVERY: Duration = Duration::from_millis(500);
@@ -252,7 +252,7 @@ pub fn touched(data: &Path, arguments: &TouchedArguments) -> Result<ExitCode> {
         indicators.extend(text.lines().map(str::trim).filter(|line| !line.is_empty()).map(str::to_owned));
     }
     anyhow::ensure!(!indicators.is_empty(), "name an indicator, or a file of them with --file");
-    let answer = ask(data, Request::Touched { indicators })?;
+    let answer = look_up(data, indicators)?;
     let sightings = answer["sightings"].as_array().cloned().unwrap_or_default();
     if arguments.json {
         println!("{}", Json::Array(sightings.clone()));
@@ -265,6 +265,24 @@ pub fn touched(data: &Path, arguments: &TouchedArguments) -> Result<ExitCode> {
         }
     }
     Ok(if sightings.is_empty() { ExitCode::FAILURE } else { ExitCode::SUCCESS })
+}
+
+/// Asks the running program, or reads the record as it lies there: a look-up needs no policy and changes nothing.
+fn look_up(data: &Path, indicators: Vec<String>) -> Result<Json> {
+    let request = Request::Touched { indicators };
+    if let Some(answer) = ask_running(data, &request)? {
+        return Ok(answer);
+    }
+    let events = data.join("events");
+    // What a crash left in the spool is part of the record only after the store was opened.
+    let is_spooled = std::fs::read_dir(events.join("spool")).is_ok_and(|mut files| files.next().is_some());
+    match request {
+        Request::Touched { indicators } if data.join("policy.redb").exists() && events.is_dir() && !is_spooled => {
+            let indicators = indicators.into_iter().map(store::Indicator::guess).collect::<Vec<_>>();
+            Ok(sightings_json(store::Reader::open(events)?.touched(&indicators)?))
+        }
+        request => ask(data, request),
+    }
 }
 
 fn sighting_line(sighting: &Json) -> String {
