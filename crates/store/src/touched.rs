@@ -66,9 +66,11 @@ pub(crate) fn owned(row: &SightingRow<'_>) -> SightingRow<'static> {
 pub(crate) fn touched(lake: &Lake, view: &View, indicators: &[Indicator]) -> Result<Vec<Sighting>> {
     let candidates = indicator::candidates(indicators);
     let mut merged = Merged::default();
-    let wanted = Wanted::new(candidates.iter().map(|candidate| candidate.key));
-    for segment in &view.segments {
-        segment.read().sightings.find(&wanted).for_each(|row| merged.add(&row));
+    if !view.segments.is_empty() {
+        let wanted = Wanted::new(candidates.iter().map(|candidate| candidate.key));
+        for segment in &view.segments {
+            segment.read().sightings.find(&wanted).for_each(|row| merged.add(&row));
+        }
     }
     sealed(lake, view, &candidates)?.iter().for_each(|row| merged.add(row));
     Ok(merged.sightings())
