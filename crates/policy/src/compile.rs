@@ -43,7 +43,9 @@ impl Policy {
         }
         let order = order(&compiled);
         let index = index(&compiled, &order);
-        let rules = Rules { document: document.clone(), order, index, compiled, tables };
+        let is_timed = |(_, rule): &(usize, &CompiledRule)| !rule.validity.is_always();
+        let timed = compiled.iter().enumerate().filter(is_timed).map(|(place, _)| place as u32).collect();
+        let rules = Rules { document: document.clone(), order, index, compiled, tables, timed };
         compiler.warn_of_order(&rules);
         Ok((Policy::of(rules), compiler.warnings))
     }

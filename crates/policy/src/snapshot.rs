@@ -52,6 +52,8 @@ pub(crate) struct Rules {
     /// The rules of `order` by what they hang on.
     pub index: PerQuestion<Index>,
     pub tables: Tables,
+    /// Places in `compiled` of rules that are not always in force.
+    pub timed: Box<[u32]>,
 }
 
 /// Something for each question of each gate.

@@ -8,7 +8,7 @@ use model::{Destination, FieldId, Gate, Station, Timestamp};
 
 use crate::expression::Expression;
 use crate::schedule::Validity;
-use crate::snapshot::{CompiledRule, Rules};
+use crate::snapshot::Rules;
 use crate::{Permit, Policy};
 
 /// Hours of rules are whole minutes, and so are the offsets of every time zone in use.
@@ -55,8 +55,9 @@ impl Policy {
     /// Until when the rules of a gate that are in force at a moment stay so: no decision about the same facts changes before.
     pub fn steady_until(&self, gate: Gate, now: Timestamp) -> Timestamp {
         let next_minute = Timestamp(now.0.div_euclid(MINUTE_MICROS).saturating_add(1).saturating_mul(MINUTE_MICROS));
-        self.of_gate(gate)
-            .filter(|rule| !rule.validity.is_always())
+        let timed = self.rules().timed.iter().filter_map(|place| self.rules().compiled.get(*place as usize));
+        timed
+            .filter(|rule| rule.gate == gate)
             .filter_map(|rule| rule.validity.changes_before(now, next_minute))
             .min()
             .unwrap_or(Timestamp(i64::MAX))
@@ -64,11 +65,7 @@ impl Policy {
 
     /// Whether any rule of a gate reads one of these facts.
     pub fn reads(&self, gate: Gate, fields: &[FieldId]) -> bool {
-        self.of_gate(gate).any(|rule| reads(&rule.expression, fields))
-    }
-
-    fn of_gate(&self, gate: Gate) -> impl Iterator<Item = &CompiledRule> {
-        self.rules().compiled.iter().filter(move |rule| rule.gate == gate)
+        self.rules().compiled.iter().any(|rule| rule.gate == gate && reads(&rule.expression, fields))
     }
 }
 

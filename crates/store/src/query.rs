@@ -133,9 +133,10 @@ pub(crate) fn search(lake: &Lake, view: &View, query: &Query<'_>) -> Result<Vec<
 }
 
 fn search_tail(best: &mut Best<'_>, tail: &TailBatch) -> Result<()> {
-    let mut rows = Rows::new(&tail.batch)?;
+    let batch = tail.batch()?;
+    let mut rows = Rows::new(&batch)?;
     let equalities = column_equalities(best.query);
-    for row in 0..tail.batch.num_rows() {
+    for row in 0..batch.num_rows() {
         let (since, until) = best.window();
         let is_wanted_class = best.query.classes.is_empty() || best.query.classes.contains(&rows.class(row));
         let time = rows.times.value(row);
@@ -363,8 +364,9 @@ pub(crate) fn read_after(lake: &Lake, view: &View, after: EventId, limit: usize)
         }
     }
     for tail in view.batches().iter().filter(|tail| tail.last_id > after.0) {
-        let mut rows = Rows::new(&tail.batch)?;
-        for row in 0..tail.batch.num_rows() {
+        let batch = tail.batch()?;
+        let mut rows = Rows::new(&batch)?;
+        for row in 0..batch.num_rows() {
             if rows.ids.value(row) > after.0 && rows.ids.value(row) < bound {
                 bound = keep(rows.event(row));
             }

@@ -2,43 +2,42 @@
 //! commit makes them exist and the segment not; only then is the log file unlinked, so a crash at any point leaves each
 //! event in exactly one place.
 
-use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use arrow::array::{
-    Array, ArrayRef, Int32Array, Int64Array, StringArray, TimestampMicrosecondArray, UInt32Array, new_null_array,
-};
-use arrow::compute::{concat, take};
+use arrow::array::{Array, ArrayRef, new_null_array};
+use arrow::compute::concat;
 use arrow::record_batch::RecordBatch;
-use model::Timestamp;
 
-use crate::batch::typed;
 use crate::day::Day;
 use crate::lake::{FileWriter, Lake};
 use crate::manifest::SealedFile;
+use crate::sealing::{Events, Nulls};
 use crate::sighting_columns::SightingBuilder;
 use crate::sighting_table::SightingTable;
 use crate::tail::TailSegment;
-use crate::{Error, Result, order, schema, sighting_index_build};
+use crate::{Error, Result, schema, sighting_index_build};
 
 /// Rows of one batch of sightings on its way to the file.
 pub(crate) const SIGHTING_BATCH_ROWS: usize = 16_384;
 
+/// Rows of one batch of events on its way to the file: their columns stay in the processor's cache, and those that are empty
+/// cost no memory to speak of.
+const SLICE_ROWS: usize = 8_192;
+
 /// Writes the files of a segment. They do not exist before the manifest says so.
 pub(crate) fn write_files(lake: &Lake, segment: &TailSegment) -> Result<Vec<SealedFile>> {
-    let contents = segment.read();
-    let batches = contents.batches.iter().map(|tail| tail.batch.as_ref()).collect::<Vec<_>>();
-    if batches.is_empty() {
+    let contents = segment.read_sightings()?;
+    if contents.batches.is_empty() {
         return Ok(Vec::new());
     }
-    let whole = combine(&batches)?;
+    let events = Events::of(segment, &contents)?;
     let mut files = Vec::new();
-    for ((class_uid, day), rows) in groups(&whole)? {
-        files.push(write_group(lake, &whole, class_uid, day, rows)?);
+    for ((class_uid, day), places) in events.groups()? {
+        files.push(write_group(lake, &events, class_uid, day, places)?);
     }
     let ids = (segment.first_id, contents.last_id);
-    for day in contents.sightings.days() {
-        files.push(write_sightings(lake, &contents.sightings, day, ids)?);
+    for day in contents.sightings().days() {
+        files.push(write_sightings(lake, contents.sightings(), day, ids)?);
     }
     Ok(files)
 }
@@ -62,51 +61,21 @@ pub(crate) fn combine(batches: &[&RecordBatch]) -> Result<RecordBatch> {
     RecordBatch::try_new(schema, columns).map_err(Error::arrow("join the batches of a segment"))
 }
 
-fn groups(whole: &RecordBatch) -> Result<BTreeMap<(i64, Day), Vec<u32>>> {
-    let classes: &Int32Array = typed(whole, schema::CLASS_UID)?;
-    let times: &TimestampMicrosecondArray = typed(whole, schema::TIME)?;
-    let mut groups: BTreeMap<(i64, Day), Vec<u32>> = BTreeMap::new();
-    for (row, (class, time)) in classes.values().iter().zip(times.values()).enumerate() {
-        groups.entry((i64::from(*class), Day::of(Timestamp(*time)))).or_default().push(row as u32);
-    }
-    Ok(groups)
-}
-
-fn write_group(lake: &Lake, whole: &RecordBatch, class_uid: i64, day: Day, mut rows: Vec<u32>) -> Result<SealedFile> {
-    sort_by_host_and_time(whole, &mut rows)?;
-    let indices = UInt32Array::from(rows);
-    let pick = |column: &ArrayRef| match column.null_count() == column.len() {
-        true => Ok(new_null_array(column.data_type(), indices.len())),
-        false => take(column, &indices, None).map_err(Error::arrow("sort the rows of a segment")),
-    };
-    let columns = whole.columns().iter().map(pick).collect::<Result<Vec<_>>>()?;
-    let sorted = RecordBatch::try_new(whole.schema(), columns).map_err(Error::arrow("sort the rows of a segment"))?;
-    let ids: &Int64Array = typed(&sorted, schema::EVENT_ID)?;
-    let times: &TimestampMicrosecondArray = typed(&sorted, schema::TIME)?;
-    let (first_id, last_id) = bounds(ids.values());
-    let (min_time, max_time) = bounds(times.values());
+fn write_group(lake: &Lake, events: &Events, class_uid: i64, day: Day, mut places: Vec<u32>) -> Result<SealedFile> {
+    events.sort_by_host_and_time(&mut places);
+    let (first_id, last_id) = bounds(places.iter().map(|place| events.id(*place)));
+    let (min_time, max_time) = bounds(places.iter().map(|place| events.time(*place)));
     let mut writer = FileWriter::events(&lake.root, class_uid, day, (first_id, last_id), &format!("{first_id}-{last_id}"))?;
     writer.span(min_time, max_time);
-    writer.write(&sorted)?;
+    let mut nulls = Nulls::default();
+    for slice in places.chunks(SLICE_ROWS) {
+        writer.write(&events.columns(slice, &mut nulls)?)?;
+    }
     writer.finish()
 }
 
-fn bounds(values: &[i64]) -> (i64, i64) {
-    (values.iter().min().copied().unwrap_or_default(), values.iter().max().copied().unwrap_or_default())
-}
-
-/// The order within a file: 14 % smaller and up to six times faster to look up than the order of time alone.
-fn sort_by_host_and_time(whole: &RecordBatch, rows: &mut [u32]) -> Result<()> {
-    let hosts: &StringArray = typed(whole, "host")?;
-    let times: &TimestampMicrosecondArray = typed(whole, schema::TIME)?;
-    let host = |row: u32| if hosts.is_valid(row as usize) { hosts.value(row as usize) } else { "" };
-    let time = |row: u32| times.value(row as usize);
-    let mut keyed = rows.iter().map(|row| (order::head(host(*row)), *row)).collect::<Vec<_>>();
-    keyed.sort_unstable_by(|(a_head, a), (b_head, b)| {
-        a_head.cmp(b_head).then_with(|| host(*a).cmp(host(*b))).then_with(|| time(*a).cmp(&time(*b))).then(a.cmp(b))
-    });
-    rows.iter_mut().zip(keyed).for_each(|(row, (_, sorted))| *row = sorted);
-    Ok(())
+fn bounds(values: impl Iterator<Item = i64>) -> (i64, i64) {
+    values.fold((i64::MAX, i64::MIN), |(min, max), value| (min.min(value), max.max(value)))
 }
 
 fn write_sightings(lake: &Lake, table: &SightingTable, day: Day, ids: (i64, i64)) -> Result<SealedFile> {

@@ -74,13 +74,35 @@ static OBSERVED: LazyLock<Vec<(&'static str, Observable)>> = LazyLock::new(|| {
     observed
 });
 
-/// What is the same for all observables of one event.
+/// How often something was met, and when.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Tally {
+    count: u32,
+    first: i64,
+    last: i64,
+}
+
+impl Default for Tally {
+    fn default() -> Tally {
+        Tally { count: 0, first: i64::MAX, last: i64::MIN }
+    }
+}
+
+impl Tally {
+    pub fn add(&mut self, time: i64) {
+        self.count = self.count.saturating_add(1);
+        self.first = self.first.min(time);
+        self.last = self.last.max(time);
+    }
+}
+
+/// What is the same for all observables of one event, or of several that are alike on one day.
 struct Meeting {
     who: u32,
     day: i32,
     gate: u8,
     is_blocked: bool,
-    time: i64,
+    tally: Tally,
 }
 
 /// The columns of which a [`Who`] remembers the rows.
@@ -89,6 +111,11 @@ const OWN_COLUMNS: [(&str, Observable); 2] = [("user_name", Observable::UserName
 impl SightingTable {
     /// Adds the events of a batch.
     pub fn add(&mut self, batch: &RecordBatch) -> Result<()> {
+        self.add_many(batch, &[])
+    }
+
+    /// The same where each row stands for as many events of its day as its tally says; for one where there is none.
+    pub fn add_many(&mut self, batch: &RecordBatch, tallies: &[Tally]) -> Result<()> {
         let rows = Rows::new(batch)?;
         let own = |name: &str, kind: Observable| OWN_COLUMNS.iter().position(|own| *own == (name, kind));
         let observed = OBSERVED.iter().filter_map(|(name, kind)| Some((*kind, rows.cells(name)?, own(name, *kind))));
@@ -102,12 +129,13 @@ impl SightingTable {
             let who = self.who(&lower(user), device, src_ip, last_who);
             last_who = Some(who);
             let time = rows.times.value(row);
+            let tally = tallies.get(row).copied().unwrap_or(Tally { count: 1, first: time, last: time });
             let meeting = Meeting {
                 who,
                 day: i32::try_from(Day::of(Timestamp(time)).0).unwrap_or_default(),
                 gate: gate_bit(rows.gate(row)),
                 is_blocked: is_blocked(int(action, row), int(disposition, row)),
-                time,
+                tally,
             };
             seen.clear();
             for (kind, cells, own) in &observed {
@@ -182,11 +210,11 @@ impl SightingTable {
 
     fn count(&mut self, place: u32, meeting: &Meeting) {
         if let Some(row) = self.rows.get_mut(place as usize) {
-            row.count = row.count.saturating_add(1);
-            row.blocked = row.blocked.saturating_add(u32::from(meeting.is_blocked));
+            row.count = row.count.saturating_add(meeting.tally.count);
+            row.blocked = row.blocked.saturating_add(if meeting.is_blocked { meeting.tally.count } else { 0 });
             row.gates |= meeting.gate;
-            row.first = row.first.min(meeting.time);
-            row.last = row.last.max(meeting.time);
+            row.first = row.first.min(meeting.tally.first);
+            row.last = row.last.max(meeting.tally.last);
         }
     }
 
@@ -197,8 +225,8 @@ impl SightingTable {
         self.keys.push(key as u64);
         self.rows.push(Row {
             key_high: (key >> 64) as u64,
-            first: meeting.time,
-            last: meeting.time,
+            first: meeting.tally.first,
+            last: meeting.tally.last,
             day: meeting.day,
             who: meeting.who,
             value_at,

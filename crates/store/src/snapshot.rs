@@ -73,15 +73,15 @@ pub fn project(batch: &RecordBatch, schema: &SchemaRef) -> Result<RecordBatch> {
 pub(crate) fn snapshot(root: &Path, view: &View) -> Result<Snapshot> {
     let mut unsealed_sightings = Vec::new();
     for segment in &view.segments {
-        let contents = segment.read();
-        for day in contents.sightings.days() {
-            unsealed_sightings.extend(sighting_batches(&contents.sightings, day)?);
+        let contents = segment.read_sightings()?;
+        for day in contents.sightings().days() {
+            unsealed_sightings.extend(sighting_batches(contents.sightings(), day)?);
         }
     }
     Ok(Snapshot {
         version: view.manifest.version,
         files: view.manifest.files.iter().map(|file| describe(root, file)).collect(),
-        unsealed_events: view.batches().into_iter().map(|tail| tail.batch.as_ref().clone()).collect(),
+        unsealed_events: view.batches().iter().map(|tail| Ok(tail.batch()?.as_ref().clone())).collect::<Result<_>>()?,
         unsealed_sightings,
     })
 }

@@ -69,7 +69,7 @@ pub(crate) fn touched(lake: &Lake, view: &View, indicators: &[Indicator]) -> Res
     if !view.segments.is_empty() {
         let wanted = Wanted::new(candidates.iter().map(|candidate| candidate.key));
         for segment in &view.segments {
-            segment.read().sightings.find(&wanted).for_each(|row| merged.add(&row));
+            segment.read_sightings()?.sightings().find(&wanted).for_each(|row| merged.add(&row));
         }
     }
     sealed(lake, view, &candidates)?.iter().for_each(|row| merged.add(row));

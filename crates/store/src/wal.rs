@@ -1,4 +1,5 @@
-//! The log: segments of frames `[u32 length][u64 xxh3][Arrow IPC stream]`, little-endian. A frame is durable once its
+//! The log: segments of frames `[u32 length][u64 xxh3][body]`, little-endian. A body is an Arrow IPC stream, or events that
+//! follow patterns (`repeats.rs`). A frame is durable once its
 //! segment is synced; a reader stops at the first frame that is short or does not match its checksum (bare Arrow IPC
 //! has none, so a torn page inside a batch would decode silently). It knows nothing of events or of sealing.
 
@@ -11,6 +12,7 @@ use arrow::ipc::writer::StreamWriter;
 use arrow::record_batch::RecordBatch;
 use xxhash_rust::xxh3::xxh3_64;
 
+use crate::repeats::{Book, Repeats};
 use crate::{Error, Result, disk};
 
 const HEADER_BYTES: usize = 12;
@@ -82,10 +84,29 @@ impl Segment {
 
 /// A batch as one frame.
 pub(crate) fn frame(batch: &RecordBatch) -> Result<Vec<u8>> {
+    seal(stream(vec![0_u8; HEADER_BYTES], batch)?)
+}
+
+/// Events that follow patterns as one frame.
+pub(crate) fn frame_repeats(repeats: &Repeats) -> Result<Vec<u8>> {
+    seal(repeats.body(vec![0_u8; HEADER_BYTES])?)
+}
+
+/// A batch as an Arrow stream at the end of some bytes.
+pub(crate) fn stream(head: Vec<u8>, batch: &RecordBatch) -> Result<Vec<u8>> {
     let doing = "write a batch for the log";
-    let mut writer = StreamWriter::try_new(vec![0_u8; HEADER_BYTES], batch.schema_ref()).map_err(Error::arrow(doing))?;
+    let mut writer = StreamWriter::try_new(head, batch.schema_ref()).map_err(Error::arrow(doing))?;
     writer.write(batch).map_err(Error::arrow(doing))?;
-    let mut bytes = writer.into_inner().map_err(Error::arrow(doing))?;
+    writer.into_inner().map_err(Error::arrow(doing))
+}
+
+/// The batches of an Arrow stream; none where it is no such stream.
+pub(crate) fn batches(stream: &[u8]) -> Option<Vec<RecordBatch>> {
+    StreamReader::try_new(stream, None).ok()?.collect::<std::result::Result<Vec<_>, _>>().ok()
+}
+
+/// Writes length and checksum into the room before a body.
+fn seal(mut bytes: Vec<u8>) -> Result<Vec<u8>> {
     let body = bytes.get(HEADER_BYTES..).unwrap_or_default();
     let length = u32::try_from(body.len()).map_err(|_| Error::NotDurable("a commit is larger than a frame can be".to_owned()))?;
     let hash = xxh3_64(body);
@@ -111,13 +132,23 @@ pub(crate) fn read(path: &Path) -> Result<Recovered> {
 
 /// The whole frames at the front of these bytes.
 pub(crate) fn recover(bytes: &[u8]) -> Recovered {
-    let (mut rest, mut batches) = (bytes, Vec::new());
-    while let Some((batch, after)) = next_batch(rest) {
-        batches.extend(batch);
+    let (mut rest, mut batches, mut book) = (bytes, Vec::new(), Book::default());
+    while let Some((body, after)) = next_body(rest) {
+        let Some(read) = read_body(body, &mut book) else { break };
+        batches.extend(read);
         rest = after;
     }
     let torn_bytes = rest.len() as u64;
     Recovered { batches, whole_bytes: bytes.len() as u64 - torn_bytes, torn_bytes }
+}
+
+/// The events of a frame, as batches; none where it is no frame of ours.
+fn read_body(body: &[u8], book: &mut Book) -> Option<Vec<RecordBatch>> {
+    if !Repeats::is_body(body) {
+        return batches(body);
+    }
+    let repeats = Repeats::parse(body).filter(|repeats| book.enter(repeats))?;
+    book.unfold(&repeats.rows, repeats.first_id).ok().map(|batch| vec![batch])
 }
 
 /// The batches of each whole frame of a file, and the bytes that each takes.
@@ -133,12 +164,12 @@ pub(crate) fn frames(path: &Path) -> Result<Vec<(Vec<RecordBatch>, u64)>> {
 
 /// The batches of the first frame, and the bytes that it takes; none where it is torn.
 pub(crate) fn first_frame(bytes: &[u8]) -> Option<(Vec<RecordBatch>, u64)> {
-    let (batches, after) = next_batch(bytes)?;
-    Some((batches, (bytes.len() - after.len()) as u64))
+    let (body, after) = next_body(bytes)?;
+    Some((batches(body)?, (bytes.len() - after.len()) as u64))
 }
 
-/// The batches of the first frame and what follows it; none where the frame is torn.
-fn next_batch(bytes: &[u8]) -> Option<(Vec<RecordBatch>, &[u8])> {
+/// The body of the first frame and what follows it; none where the frame is torn.
+fn next_body(bytes: &[u8]) -> Option<(&[u8], &[u8])> {
     let (length, rest) = bytes.split_first_chunk::<4>()?;
     let (hash, rest) = rest.split_first_chunk::<8>()?;
     let length = u32::from_le_bytes(*length) as usize;
@@ -147,12 +178,7 @@ fn next_batch(bytes: &[u8]) -> Option<(Vec<RecordBatch>, &[u8])> {
         return None;
     }
     let (body, after) = rest.split_at_checked(length)?;
-    if xxh3_64(body) != u64::from_le_bytes(*hash) {
-        return None;
-    }
-    let reader = StreamReader::try_new(body, None).ok()?;
-    let batches = reader.collect::<std::result::Result<Vec<_>, _>>().ok()?;
-    Some((batches, after))
+    (xxh3_64(body) == u64::from_le_bytes(*hash)).then_some((body, after))
 }
 
 /// Cuts a torn tail off, so that it is never mistaken for data again.

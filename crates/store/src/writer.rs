@@ -7,9 +7,10 @@ use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender};
 use std::time::{Duration, Instant, SystemTime};
 
 use arrow::record_batch::RecordBatch;
-use model::{Class, Disposition, Event, EventId, Facts, FieldId, Gate, Severity, Timestamp, Value};
+use model::{Class, Disposition, Event, EventId, Facts, FieldId, Gate, Repeat, Severity, Timestamp, Value};
 
-use crate::config::DiskFull;
+use crate::config::{DiskFull, Redaction};
+use crate::repeats::{Numbers, Repeats};
 use crate::store::{Job, Shared};
 use crate::tail::TailSegment;
 use crate::wal::{self, OpenSegment, Segment};
@@ -34,6 +35,8 @@ const GAP: &str = "gap";
 /// What reaches the writer through the queue.
 pub(crate) enum Message {
     Event(Event),
+    /// Events that follow patterns, which came together.
+    Repeats(Vec<Repeat>),
     /// Everything before this must be durable and visible; the answer says whether it is.
     Flush(Sender<Result<()>>),
     /// As a flush, then the segment goes to the sealer and the answer comes from there.
@@ -47,19 +50,43 @@ pub(crate) struct Writer {
     pub open: OpenSegment,
     pub next_sequence: i64,
     pub current: Option<Current>,
-    pub pending: Vec<Event>,
+    pub pending: Pending,
     /// When the spool is next looked at; later where the disk refused it.
     pub absorb_from: Instant,
     /// The last commit was not full, so the queue was empty when it was made.
     pub has_room: bool,
 }
 
+/// Events that are not yet written.
+#[derive(Default)]
+pub(crate) struct Pending {
+    events: Vec<Event>,
+    repeats: Vec<Repeat>,
+}
+
+impl Pending {
+    fn len(&self) -> usize {
+        self.events.len() + self.repeats.len()
+    }
+}
+
 /// The segment being written, on disk and in memory.
 pub(crate) struct Current {
     log: Segment,
     tail: Arc<TailSegment>,
+    numbers: Numbers,
     events: usize,
     since: Instant,
+}
+
+/// Frames that are written together, and what each holds with its length.
+#[derive(Default)]
+struct Appended {
+    /// The first id of their events.
+    first: i64,
+    frames: Vec<u8>,
+    whole: Option<(RecordBatch, u64)>,
+    folded: Option<(Repeats, u64)>,
 }
 
 enum Next {
@@ -114,8 +141,8 @@ impl Writer {
 
     fn receive(&mut self, message: Message, messages: &Receiver<Message>) -> Next {
         match message {
-            Message::Event(event) => {
-                self.pending.push(event);
+            Message::Event(_) | Message::Repeats(_) => {
+                self.take(message);
                 self.gather(messages)
             }
             other => self.control(other),
@@ -129,7 +156,7 @@ impl Writer {
         loop {
             while self.pending.len() < self.shared.config.commit_events {
                 match messages.try_recv() {
-                    Ok(Message::Event(event)) => self.pending.push(event),
+                    Ok(message @ (Message::Event(_) | Message::Repeats(_))) => self.take(message),
                     Ok(other) => return self.control(other),
                     Err(_) => break,
                 }
@@ -144,9 +171,20 @@ impl Writer {
         }
     }
 
+    fn take(&mut self, message: Message) {
+        match message {
+            Message::Event(event) => self.pending.events.push(event),
+            Message::Repeats(mut repeats) => {
+                self.shared.repeats_queued.fetch_sub(repeats.len(), Ordering::AcqRel);
+                self.pending.repeats.append(&mut repeats);
+            }
+            Message::Flush(_) | Message::Seal(_) | Message::Stop => {}
+        }
+    }
+
     fn control(&mut self, message: Message) -> Next {
         match message {
-            Message::Event(event) => self.pending.push(event),
+            Message::Event(_) | Message::Repeats(_) => self.take(message),
             Message::Flush(reply) => {
                 let done = self.commit().and_then(|()| self.absorb_all()).and_then(|()| self.record_gap());
                 // Whoever asked may have gone.
@@ -166,7 +204,7 @@ impl Writer {
 
     /// Makes the pending events durable and visible, or treats them as the declared mode says.
     fn commit(&mut self) -> Result<()> {
-        if self.pending.is_empty() {
+        if self.pending.len() == 0 {
             return Ok(());
         }
         let events = std::mem::take(&mut self.pending);
@@ -195,10 +233,33 @@ impl Writer {
         }
     }
 
-    fn append(&mut self, events: &[Event]) -> Result<()> {
-        let first = self.first_id(events.len())?;
-        let batch = batch::encode(events, first, &self.shared.config.redaction)?;
-        self.append_batch(batch, first)
+    fn append(&mut self, pending: &Pending) -> Result<()> {
+        let mut first = self.first_id(pending.len())?;
+        let redaction = self.shared.config.redaction.clone();
+        let mut appended = Appended { first, ..Appended::default() };
+        if !pending.events.is_empty() {
+            let batch = batch::encode(&pending.events, first, &redaction)?;
+            appended.frames = wal::frame(&batch)?;
+            appended.whole = Some((batch, appended.frames.len() as u64));
+            first += pending.events.len() as i64;
+        }
+        if !pending.repeats.is_empty() {
+            self.fold(&pending.repeats, first, &redaction, &mut appended)?;
+        }
+        self.append_frames(appended)
+    }
+
+    /// Adds the frame of events that follow patterns. Where that fails the segment ends, for its numbers have gone on.
+    fn fold(&mut self, repeats: &[Repeat], first: i64, redaction: &Redaction, appended: &mut Appended) -> Result<()> {
+        let folded = self.current(appended.first)?.numbers.fold(repeats, first, redaction);
+        let framed = folded.and_then(|folded| Ok((wal::frame_repeats(&folded)?, folded)));
+        let (frame, folded) = framed.inspect_err(|_| self.hand_over(None))?;
+        appended.folded = Some((folded, frame.len() as u64));
+        match appended.frames.is_empty() {
+            true => appended.frames = frame,
+            false => appended.frames.extend_from_slice(&frame),
+        }
+        Ok(())
     }
 
     /// The first of as many ids, where there is room for as many events.
@@ -245,35 +306,55 @@ impl Writer {
     }
 
     fn append_batch(&mut self, batch: RecordBatch, first: i64) -> Result<()> {
-        let events = batch.num_rows();
-        let frame = wal::frame(&batch)?;
-        let current = match self.current.take() {
-            Some(current) => current,
-            None => self.begin(first)?,
-        };
-        let current = self.current.insert(current);
-        if let Err(source) = current.log.commit(&frame) {
+        let frames = wal::frame(&batch)?;
+        let length = frames.len() as u64;
+        self.append_frames(Appended { first, frames, whole: Some((batch, length)), folded: None })
+    }
+
+    /// Makes frames durable, all or none, and their events visible.
+    fn append_frames(&mut self, appended: Appended) -> Result<()> {
+        let Appended { first, frames, whole, folded } = appended;
+        let current = self.current(first)?;
+        if let Err(source) = current.log.commit(&frames) {
             let path = current.tail.path.clone();
             // After a failed sync nothing is known about this file's pages; the next commit begins a new one.
             self.hand_over(None);
             return Err(Error::Io { doing: "append to", path, source });
         }
+        let mut events = 0;
+        if let Some((batch, length)) = whole {
+            events += batch.num_rows();
+            current.tail.push(batch, length)?;
+        }
+        if let Some((folded, length)) = folded {
+            events += folded.rows.len();
+            current.tail.push_repeats(folded, length)?;
+        }
         current.events += events;
-        current.tail.push(batch, frame.len() as u64)?;
         self.shared.note_commit(events as u64);
         Ok(())
+    }
+
+    /// The segment that is being written; a new one is named after the first id in it.
+    fn current(&mut self, first: i64) -> Result<&mut Current> {
+        let current = match self.current.take() {
+            Some(current) => current,
+            None => self.begin(first)?,
+        };
+        Ok(self.current.insert(current))
     }
 
     fn begin(&mut self, first: i64) -> Result<Current> {
         let (log, path) = Segment::create(&self.shared.log_directory(), first, &mut self.open)?;
         let tail = Arc::new(TailSegment::new(path, first));
         self.shared.add_segment(Arc::clone(&tail));
-        Ok(Current { log, tail, events: 0, since: Instant::now() })
+        Ok(Current { log, tail, numbers: Numbers::default(), events: 0, since: Instant::now() })
     }
 
     fn is_due(&self) -> bool {
         self.current.as_ref().is_some_and(|current| {
             current.events >= self.shared.config.seal_events
+                || current.numbers.are_many()
                 || current.tail.read().log_bytes >= SEGMENT_BYTES_MAX
                 || current.since.elapsed().as_secs() >= self.shared.config.seal_after_seconds
         })
@@ -301,7 +382,7 @@ impl Writer {
             return Ok(());
         }
         tracing::warn!(events = lost, "events were lost");
-        let appended = self.append(&[gap_event(lost)]);
+        let appended = self.append(&Pending { events: vec![gap_event(lost)], repeats: Vec::new() });
         if appended.is_err() {
             self.shared.gap_pending.fetch_add(lost, Ordering::AcqRel);
         }

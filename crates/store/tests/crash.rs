@@ -8,10 +8,11 @@ use std::collections::HashMap;
 use std::io::{BufRead, BufReader, Write};
 use std::path::Path;
 use std::process::{Command, Stdio};
+use std::sync::Arc;
 use std::time::Duration;
 
 use common::{Numbers, event};
-use model::{FieldId, Gate, Recorder, Value};
+use model::{FieldId, Gate, Pattern, Recorder, Repeat, TransactionId, Value};
 use store::{Query, Store, StoreConfig};
 
 const DIRECTORY: &str = "SEKISHO_STORE_CRASH_DIRECTORY";
@@ -42,13 +43,24 @@ fn child_writer() {
     let store = open(Path::new(&directory));
     let mut next: i64 = begin.parse().unwrap();
     let mut numbers = Numbers(next as u64);
+    let mut patterns: HashMap<i64, Arc<Pattern>> = HashMap::new();
     loop {
+        let mut repeats = Vec::new();
         for _ in 0..=numbers.below(80) {
             let host = Value::text(format!("h{}.example", next % 97));
-            let reference = Value::text(next.to_string());
-            store.record(event(Gate::Dns, next, vec![(FieldId::DnsFqdn, host), (FieldId::Reference, reference)]));
+            let reference = TransactionId(next as u64);
+            let whole =
+                event(Gate::Dns, next, vec![(FieldId::DnsFqdn, host), (FieldId::Reference, Value::Text(reference.text()))]);
+            if numbers.below(2) == 0 {
+                let pattern = patterns.entry(next % 97).or_insert_with(|| Arc::new(Pattern::of(&whole)));
+                let client = ([192, 0, 2, (next % 5) as u8], 53).into();
+                repeats.push(Repeat { time: whole.time, client, reference, pattern: Arc::clone(pattern) });
+            } else {
+                store.record(whole);
+            }
             next += 1;
         }
+        store.record_repeats(repeats);
         store.flush().unwrap();
         let mut out = std::io::stdout().lock();
         writeln!(out, "\nacknowledged {}", next - 1).unwrap();
@@ -129,7 +141,10 @@ fn lane(seed: u64, rounds: u64) -> Tally {
         let events = store.search(&Query { limit: usize::MAX, ..Query::default() }).unwrap();
         let mut seen: HashMap<i64, u32> = HashMap::new();
         for event in &events {
-            *seen.entry(event.facts.get(FieldId::Reference).unwrap().as_text().unwrap().parse().unwrap()).or_default() += 1;
+            let reference = event.facts.get(FieldId::Reference).unwrap().as_text().unwrap();
+            let number = i64::from_str_radix(reference, 16).unwrap();
+            assert_eq!(event.facts.get(FieldId::DnsFqdn), Some(&Value::text(format!("h{}.example", number % 97))));
+            *seen.entry(number).or_default() += 1;
         }
         let ids: std::collections::HashSet<_> = events.iter().map(|event| event.id).collect();
         tally.rounds += 1;

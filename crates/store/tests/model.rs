@@ -5,10 +5,13 @@
 mod common;
 
 use std::collections::BTreeMap;
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
 
 use common::{Numbers, config, event};
-use model::{Class, Event, EventId, Facts, FieldId, Gate, Observable, Recorder, Timestamp, Value};
+use model::{
+    Class, Event, EventId, Facts, FieldId, Gate, Observable, Pattern, Recorder, Repeat, Timestamp, TransactionId, Value,
+};
 use store::{Indicator, Query, Sighting, Store};
 
 const DAY_SECONDS: u64 = 86_400;
@@ -49,6 +52,24 @@ fn random_event(numbers: &mut Numbers) -> Event {
         _ => values.push((FieldId::DestinationIp, Value::Ip(IpAddr::from([198, 51, 100, numbers.below(4) as u8])))),
     }
     event(gate, numbers.below(4 * DAY_SECONDS) as i64, values)
+}
+
+/// An event like one of a few before it, by one of the clients of all.
+fn random_repeat(numbers: &mut Numbers, patterns: &mut Vec<Arc<Pattern>>) -> Repeat {
+    if patterns.len() < 3 || numbers.below(20) == 0 {
+        let mut event = random_event(numbers);
+        if numbers.below(5) == 0 {
+            event.facts.forget(FieldId::SourceIp);
+        }
+        patterns.push(Arc::new(Pattern::of(&event)));
+    }
+    let (last, which) = (numbers.below(6), numbers.below(patterns.len() as u64));
+    Repeat {
+        time: Timestamp::from_seconds(numbers.below(4 * DAY_SECONDS) as i64),
+        client: SocketAddr::from(([192, 0, 2, last as u8], numbers.below(65_536) as u16)),
+        reference: TransactionId(numbers.below(u64::MAX)),
+        pattern: Arc::clone(&patterns[which as usize]),
+    }
 }
 
 fn random_equality(numbers: &mut Numbers) -> (FieldId, Value) {
@@ -179,12 +200,21 @@ fn run(seed: u64, steps: u64) {
     let directory = tempfile::tempdir().unwrap();
     let mut store = Store::open(config(directory.path())).unwrap();
     let (mut numbers, mut list) = (Numbers(seed), Vec::<Event>::new());
+    let mut patterns: Vec<Arc<Pattern>> = Vec::new();
     for _ in 0..steps {
-        for _ in 0..numbers.below(120) {
+        for _ in 0..numbers.below(120) * u64::from(numbers.below(4) > 0) {
             let mut event = random_event(&mut numbers);
             store.record(event.clone());
             event.id = EventId(list.len() as i64 + 1);
             list.push(event);
+        }
+        // Those that follow patterns come after the whole ones in a commit, as here.
+        for _ in 0..numbers.below(4) {
+            let repeats = (0..numbers.below(60)).map(|_| random_repeat(&mut numbers, &mut patterns)).collect::<Vec<_>>();
+            store.record_repeats(repeats.clone());
+            for repeat in repeats {
+                list.push(Event { id: EventId(list.len() as i64 + 1), ..repeat.event() });
+            }
         }
         store.flush().unwrap();
         match numbers.below(6) {
