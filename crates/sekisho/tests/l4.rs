@@ -86,7 +86,16 @@ fn a_plaintext_service_gets_tls() {
     let address = running.address("l4", "tcp").to_string();
     let authority = find_authority(&folder.path().join("data/ca"));
     let mut child = Command::new("openssl")
-        .args(["s_client", "-quiet", "-verify_return_error", "-servername", "svc.example", "-verify_hostname", "svc.example"])
+        .args([
+            "s_client",
+            "-quiet",
+            "-no_ign_eof",
+            "-verify_return_error",
+            "-servername",
+            "svc.example",
+            "-verify_hostname",
+            "svc.example",
+        ])
         .args(["-connect", &address, "-CAfile"])
         .arg(authority)
         .stdin(Stdio::piped())

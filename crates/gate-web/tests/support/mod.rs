@@ -528,7 +528,9 @@ async fn handle(mut request: Request<Incoming>, seen: Arc<Seen>) -> Result<Respo
             let mut trailers = HeaderMap::new();
             trailers.insert("x-checksum", "abc".parse().unwrap());
             trailers.insert(header::SET_COOKIE, "late=1".parse().unwrap());
-            let body = Full::new(Bytes::from_static(b"with trailers")).with_trailers(std::future::ready(Some(Ok(trailers))));
+            // Over HTTP/1 a body whose length is known has no trailers.
+            let body = Chunks(vec![Bytes::from_static(b"with trailers")].into_iter());
+            let body = body.with_trailers(std::future::ready(Some(Ok(trailers))));
             let mut response = Response::new(body.boxed());
             response.headers_mut().insert(header::TRAILER, "x-checksum".parse().unwrap());
             response
