@@ -28,7 +28,7 @@ use clap::{Parser, Subcommand};
 /// Where the data is when no folder is named.
 const DATA_DEFAULT: &str = "sekisho-data";
 
-/// A self-hosted security edge: DNS and web traffic through one checkpoint, one policy, one searchable record.
+/// A self-hosted security edge: DNS, web and TCP services through one checkpoint, one policy, one searchable record.
 #[derive(Parser)]
 #[command(name = "sekisho", version, about, subcommand_required = false)]
 struct Arguments {
