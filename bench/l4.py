@@ -176,7 +176,7 @@ def nginx(folder, back, front, secure, threads):
 daemon off; worker_processes {threads}; pid {folder}/nginx.pid; error_log {folder}/nginx.err;
 events {{ worker_connections 16000; }}
 stream {{
-  server {{ listen 127.0.0.1:{front}; proxy_pass 127.0.0.1:{back}; proxy_timeout 1h; }}
+  server {{ listen 127.0.0.1:{front}; proxy_pass 127.0.0.1:{back}; proxy_timeout 1h; proxy_half_close on; }}
   server {{ listen 127.0.0.1:{secure} ssl; ssl_certificate {folder}/leaf.pem; ssl_certificate_key {folder}/leaf.key;
             ssl_protocols TLSv1.2 TLSv1.3; proxy_pass 127.0.0.1:{back}; }}
 }}
