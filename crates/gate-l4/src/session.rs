@@ -386,7 +386,9 @@ impl Story {
             if is_end || detection != Detection::Partial || first.len() >= FIRST_BYTES_MAX {
                 return Ok(detection);
             }
-            if deadline == hold {
+            // Bytes that tell nothing yet are waited for only where a rule, or what the app expects, wants to know.
+            let is_asked = !self.app.config.expects.is_empty() || self.passage.is_waiting();
+            if deadline == hold && is_asked {
                 deadline = begun + self.app.config.first_bytes.max(self.app.config.hold);
             }
         }

@@ -342,3 +342,16 @@ async fn an_app_that_leads_to_itself_is_refused() {
     assert!(say(rig.connect().await, b"x").await.is_err());
     assert_eq!(text(&rig.event().await, FieldId::L4Status), "532");
 }
+
+/// Bytes that tell no protocol yet are held for a rule that wants to know, and for nobody else.
+#[tokio::test]
+async fn undecided_bytes_wait_only_where_somebody_asks() {
+    let reads = "[[rule]]\nname = \"no ssh\"\ngate = \"l4\"\naction = \"block\"\nwhen = 'net.protocol.detection == \"ssh\"'\n";
+    for (policy, is_held) in [(ALL, false), (reads, true)] {
+        let rig = rig(policy, &app(echo(b"").await, "first_bytes_seconds = 5")).await;
+        let mut client = rig.connect().await;
+        client.write_all(b"P").await.unwrap();
+        let heard = tokio::time::timeout(Duration::from_secs(2), client.read_exact(&mut [0])).await;
+        assert_eq!(heard.is_err(), is_held, "{policy}");
+    }
+}
